@@ -1,0 +1,1 @@
+"""Applications: posted over HTTP, each becoming one row and one event."""

@@ -1,0 +1,1 @@
+"""Moves owed messages to Kafka; knows nothing of the domains."""
