@@ -2,8 +2,8 @@
 
 It lives in this process, on random ports of 127.0.0.1, and speaks Kafka's protocol to any client. Nothing
 survives `close()`. It keeps about 5 MB per partition, knows no topic settings, does not fence producers, and
-lets only one consumer per group join. Its C interface is documented upstream as experimental: this module alone
-knows it.
+lets only one consumer per group join. Its C interface is documented upstream as experimental, so only this
+module knows it.
 """
 
 import ctypes

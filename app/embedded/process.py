@@ -14,8 +14,8 @@ from app.errors import EmbeddedServiceError
 # The shell starts the server, names its pid on standard output and waits for it. Its standard input is a pipe
 # whose other end only this process holds: however this process ends (SIGKILL included), the kernel closes the
 # pipe, and the watcher ends the server. PR_SET_PDEATHSIG would not do: it fires when the *thread* that forked
-# ends, and exists on Linux only. Once the shell has reaped the server it ends the watcher, so that no stranger
-# who got the server's pid is ever signalled.
+# ends, and exists on Linux only. Once the shell has reaped the server it ends the watcher: no stranger
+# that got the pid since is ever signalled.
 _SUPERVISOR = """\
 exec 3<&0
 "$@" </dev/null >&2 3<&- &
