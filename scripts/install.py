@@ -106,20 +106,21 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in misleading}
 
 
-def pip(*arguments: str, pins: int) -> None:
-    """Run pip, showing one line that counts the packages up to `pins`; all it says goes to the log."""
+def pip(*arguments: str, pins: int = 0) -> None:
+    """Run pip; what it says goes to the log. With `pins` a terminal shows how many packages are there."""
     command = [str(PYTHON), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     lines: list[str] = []
+    shown = pins > 0 and sys.stderr.isatty()
     with LOG.open("a", encoding="utf-8") as log:
         for line in process.stdout or ():
             log.write(line)
             lines.append(line)
-            if sys.stderr.isatty():
+            if shown:
                 show(lines, pins)
-    if sys.stderr.isatty():
+    if shown:
         say("\r\033[K", end="")
     if process.wait() != 0:
         say("".join(lines[-15:]).rstrip())
@@ -162,7 +163,7 @@ def install(kind: str) -> None:
             f"--requirement={lock_of(kind)}",
             pins=pins,
         )
-    pip("--no-deps", "--no-build-isolation", "--editable", ".", pins=1)
+    pip("--no-deps", "--no-build-isolation", "--editable", ".")
     state |= {kind: lock, "project": project} | here
     STATE.write_text(json.dumps(state), encoding="utf-8")
     say(f"Installed in {time.monotonic() - started:.0f} s")

@@ -15,11 +15,13 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Narrow to wide; each file takes its versions from the one before, so that all three agree.
+# Each file takes its versions from the one before, so that they all agree. The last is what makes the
+# package itself, for the build stage of the image.
 LOCKS = {
-    "requirements.txt": [],
-    "requirements-embedded.txt": ["--extra=embedded", "--group=build"],
-    "requirements-dev.txt": ["--extra=embedded", "--group=dev"],
+    "requirements.txt": ["pyproject.toml"],
+    "requirements-embedded.txt": ["pyproject.toml", "--extra=embedded", "--group=build"],
+    "requirements-dev.txt": ["pyproject.toml", "--extra=embedded", "--group=dev"],
+    "requirements-build.txt": ["--group=build"],
 }
 
 
@@ -44,15 +46,15 @@ def header() -> str:
 
 def compile_locks(*, upgrade: bool) -> None:
     """Write all lock files. Needs the network."""
-    narrower: list[str] = []
+    earlier: list[str] = []
     for name, selection in LOCKS.items():
         print(f"compiling {name}", flush=True)
         subprocess.run(
             [
-                *(sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--quiet"),
+                *(sys.executable, "-m", "uv", "pip", "compile", "--quiet"),
                 *("--universal", "--python-version=3.11", "--generate-hashes"),
                 *("--no-header", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"),
-                *(f"--output-file={name}", *selection, *narrower),
+                *(f"--output-file={name}", *selection, *earlier),
                 *(["--upgrade"] if upgrade else []),
             ],
             cwd=ROOT,
@@ -61,7 +63,7 @@ def compile_locks(*, upgrade: bool) -> None:
         lock = ROOT / name
         pins = [line for line in lock.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
         lock.write_text(header() + "\n".join(pins) + "\n", encoding="utf-8")
-        narrower = [f"--constraints={name}"]
+        earlier = [f"--constraints={name}"]
 
 
 def stale() -> list[str]:
