@@ -15,8 +15,10 @@ COPY pyproject.toml LICENSE ./
 COPY app app
 COPY relay relay
 COPY migrations migrations
-RUN /build/backend/bin/pip --disable-pip-version-check --python /opt/outbox/bin/python \
-    install --no-cache-dir --no-deps --no-index --no-build-isolation .
+RUN set -eu; \
+    pip="/build/backend/bin/pip --disable-pip-version-check --no-cache-dir"; \
+    $pip wheel --no-deps --no-index --no-build-isolation --wheel-dir /build/wheel .; \
+    $pip --python /opt/outbox/bin/python install --no-deps --no-index /build/wheel/*.whl
 
 FROM python:3.13-slim
 COPY --from=build /opt/outbox /opt/outbox
