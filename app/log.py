@@ -3,11 +3,16 @@
 import logging
 import sys
 import time
+import traceback
+from pathlib import Path
 from typing import TextIO
 
 import structlog
 
 from app.settings import Settings
+
+_FRAMES = 8
+"""Innermost places of a traceback that are logged."""
 
 
 class _Quiet(logging.Filter):
@@ -28,6 +33,21 @@ class _Quiet(logging.Filter):
         return True
 
 
+def _where(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Put an exception's classes and places into the event, never its text, which may quote rows or arguments."""
+    info = event.pop("exc_info", None)
+    error = sys.exception() if info is True else info[1] if isinstance(info, tuple) else info
+    chain = []
+    while isinstance(error, BaseException):
+        frames = traceback.extract_tb(error.__traceback__)
+        places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+        chain.append({"error": type(error).__name__, "at": places[-_FRAMES:]})
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if chain:
+        event["exception"] = chain
+    return event
+
+
 def configure(settings: Settings, stream: TextIO = sys.stderr) -> None:
     """Send our own logs and those of the libraries to `stream` in one format. Call once a process."""
     shared: list[structlog.typing.Processor] = [
@@ -38,7 +58,7 @@ def configure(settings: Settings, stream: TextIO = sys.stderr) -> None:
     ]
     console = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer()
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
@@ -52,7 +72,7 @@ def configure(settings: Settings, stream: TextIO = sys.stderr) -> None:
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
+            _where,
             renderer,
         ],
     )

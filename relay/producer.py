@@ -1,0 +1,111 @@
+"""The Kafka producer: how one is made, and how one is got rid of at once, whatever the broker does.
+
+`abandon` goes by the inside of aiokafka 0.14 (the version is pinned, and tests hold it to this): `stop()` hangs while a
+batch cannot be delivered, and delivers that batch later, behind our back.
+"""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import BrokerResponseError, KafkaError, ProducerClosed, kafka_errors
+
+from app.broker import connection_options
+from app.errors import BrokerUnavailable
+from app.settings import KafkaSettings
+
+BATCH_BYTES = 131_072
+"""Bytes of one batch; between 64 and 256 KiB throughput is flat, below 16 KiB it halves."""
+_START = timedelta(seconds=15)
+
+
+class InvalidRecordError(BrokerResponseError):
+    """INVALID_RECORD, which aiokafka does not know: the broker will never take this record."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+
+
+kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+
+
+class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
+    """An idempotent producer that remembers its produce tasks.
+
+    aiokafka keeps them in a local variable of its sender, where nobody can cancel them.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        super().__init__(
+            **connection_options(settings),
+            client_id="outbox-relay",
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=BATCH_BYTES,
+            linger_ms=0,
+            compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
+        )
+        self.produce_tasks: set[asyncio.Task[None]] = set()
+        send = self._sender._send_produce_req
+
+        async def remembered(node_id: int, batches: object) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self.produce_tasks.add(task)
+            try:
+                await send(node_id, batches)
+            finally:
+                self.produce_tasks.discard(task)
+
+        self._sender._send_produce_req = remembered
+
+
+async def start(settings: KafkaSettings) -> Producer:
+    """A producer that reached a broker. Raises BrokerUnavailable, and leaves nothing running then."""
+    producer = Producer(settings)
+    try:
+        async with asyncio.timeout(_START.total_seconds()):
+            await producer.start()
+    except BaseException as error:
+        await abandon(producer)
+        if isinstance(error, KafkaError | OSError | TimeoutError):
+            raise BrokerUnavailable(f"no broker of {settings.kafka_bootstrap_servers} answers") from error
+        raise
+    return producer
+
+
+async def abandon(producer: Producer) -> None:
+    """Get rid of a producer without flushing. When this returns, this process sends nothing more for it.
+
+    Bytes that the kernel already has may still arrive: the outcome of a batch in flight stays unknown.
+    """
+    accumulator, client = producer._message_accumulator, producer.client
+    producer._closed = True  # refuse new batches
+    accumulator._closed = True
+    sender = producer._sender.sender_task
+    tasks = [task for task in (sender, *producer.produce_tasks) if task is not None and not task.done()]
+    for task in tasks:
+        task.cancel()
+    for connection in list(client._conns.values()):  # abort, not close: nothing buffered may leave
+        if connection._writer is not None:
+            connection._writer.transport.abort()
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(1):
+            await client.close()
+    for _ in range(3):  # the first cancellation makes the sender wait for its own tasks
+        tasks = [task for task in tasks if not task.done()]
+        if not tasks:
+            break
+        await asyncio.wait(tasks, timeout=0.2)
+        for task in tasks:
+            task.cancel()
+    batches = {batch for queue in accumulator._batches.values() for batch in queue} | accumulator._pending_batches
+    accumulator._pending_batches |= batches  # or the callback of a re-queued batch fails in the loop
+    accumulator.fail_all(ProducerClosed())
+    for future in (future for batch in batches for future in (batch.future, batch._drain_waiter)):
+        if future.done() and not future.cancelled():
+            future.exception()  # mark it as seen
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()

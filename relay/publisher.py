@@ -1,0 +1,194 @@
+"""Publishing to Kafka, and what its errors mean for a message, a topic, or the broker.
+
+Batches are built here, one per partition and at most one on its way, and sent with `send_batch`: that costs a third
+of aiokafka's `send()`. The classes of errors are ours, never the client library's `retriable` flag.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from itertools import count
+
+from aiokafka import errors as kafka
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from app import log
+from app.settings import KafkaSettings
+from relay import producer as producers
+from relay.outcomes import BatchRefused, Delivered, Outcome, OwedMessage, Refused, TopicUnavailable, Unknown, Unsent
+from relay.partitioner import partition_of
+
+logger = log.get(__name__)
+
+# Of a record sent alone: it can never be sent.
+_MESSAGE = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError, producers.InvalidRecordError)
+# The broker answers, but the producer's sequence on this partition is broken; another producer mends it.
+_SEQUENCE = (
+    kafka.OutOfOrderSequenceNumber,
+    kafka.DuplicateSequenceNumber,
+    kafka.UnknownProducerId,
+    kafka.InvalidProducerEpoch,
+    kafka.ProducerFenced,
+)
+# No answer: the broker is gone or silent, or a partition of it is.
+_SILENCE = (
+    kafka.KafkaTimeoutError,
+    kafka.KafkaConnectionError,
+    kafka.NodeNotReadyError,
+    kafka.RequestTimedOutError,
+    kafka.BrokerNotAvailableError,
+    kafka.ProducerClosed,
+    OSError,
+    TimeoutError,
+    AssertionError,  # aiokafka's way to say that the topic lost this partition meanwhile
+)
+
+
+def _reason(error: BaseException) -> str:
+    """Kafka's name of an error (`MESSAGE_TOO_LARGE`), else its class. Never its text."""
+    name = getattr(error, "message", None)
+    return name if isinstance(name, str) and name else type(error).__name__
+
+
+def _outcome(error: BaseException, topic: str, batch: list[OwedMessage]) -> Outcome:
+    """The class of an error. Any answer that is not about a message or the sequence is about the topic."""
+    reason = _reason(error)
+    if isinstance(error, _MESSAGE):
+        return Refused(batch[0], reason) if len(batch) == 1 else BatchRefused(batch, reason)
+    if isinstance(error, _SEQUENCE):
+        return Unknown(batch, reason, answered=True)
+    if isinstance(error, _SILENCE):
+        return Unknown(batch, reason)
+    return TopicUnavailable(topic, batch, reason)
+
+_SPECVERSION = ("ce_specversion", b"1.0")
+_names: dict[bytes, str] = {}  # header names are few and repeat in every message
+
+
+def _name(raw: bytes) -> str:
+    name = raw.decode("utf-8", "replace")
+    if len(_names) < 1000:
+        _names[raw] = name
+    return name
+
+
+def record_headers(message: OwedMessage) -> list[tuple[str, bytes]]:
+    """The headers of the Kafka record: CloudEvents' own, then the message's (CloudEvents 1.0, Kafka binary mode)."""
+    flat = iter(message.headers)
+    return [
+        _SPECVERSION,
+        ("ce_id", str(message.message_id).encode()),
+        ("ce_type", message.type.encode()),
+        ("ce_time", message.created_at.isoformat().encode()),
+        *((_names.get(raw) or _name(raw), value) for raw, value in zip(flat, flat, strict=True)),
+    ]
+
+
+class KafkaPublisher:
+    """The real `Publisher`: one idempotent producer, made when needed and abandoned after any error.
+
+    A producer that had an error has used up sequence numbers that the broker never saw, and would be refused for ever
+    on that partition; so it never gets a second chance.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._producer: producers.Producer | None = None
+        self._next_partition = count()
+
+    async def open(self) -> None:
+        """Start a producer unless there is one. Raises BrokerUnavailable."""
+        if self._producer is None:
+            self._producer = await producers.start(self._settings)
+
+    async def close(self) -> None:
+        """Abandon the producer: nothing is flushed, nothing is sent later."""
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await producers.abandon(producer)
+
+    async def publish(
+        self, messages: Sequence[OwedMessage], *, singly: Collection[str], deadline: timedelta
+    ) -> list[Outcome]:
+        """See `relay.outcomes.Publisher`."""
+        by_topic: defaultdict[str, list[OwedMessage]] = defaultdict(list)
+        for message in messages:
+            by_topic[message.topic].append(message)
+        end = asyncio.get_running_loop().time() + deadline.total_seconds()
+        topics = [
+            self._publish_to_topic(topic, owed, singly=topic in singly, end=end) for topic, owed in by_topic.items()
+        ]
+        outcomes = [outcome for part in await asyncio.gather(*topics) for outcome in part]
+        if not all(isinstance(outcome, Delivered) for outcome in outcomes):
+            await self.close()
+        return outcomes
+
+    async def _publish_to_topic(
+        self, topic: str, messages: list[OwedMessage], *, singly: bool, end: float
+    ) -> list[Outcome]:
+        assert self._producer is not None
+        try:
+            async with asyncio.timeout_at(end):
+                partitions = len(await self._producer.partitions_for(topic))
+        except (kafka.KafkaError, OSError, TimeoutError) as error:
+            return [_outcome(error, topic, messages)]
+        by_partition: defaultdict[int, list[OwedMessage]] = defaultdict(list)
+        anywhere = next(self._next_partition) % partitions  # messages without a key take turns by batch
+        for message in messages:
+            partition = anywhere if message.key is None else partition_of(message.key, partitions)
+            by_partition[partition].append(message)
+        parts = await asyncio.gather(
+            *(
+                self._publish_to_partition(topic, partition, part, singly=singly, end=end)
+                for partition, part in by_partition.items()
+            )
+        )
+        return [outcome for part in parts for outcome in part]
+
+    async def _publish_to_partition(
+        self, topic: str, partition: int, messages: list[OwedMessage], *, singly: bool, end: float
+    ) -> list[Outcome]:
+        """One batch after the other; each waits for the answer to the one before it."""
+        outcomes: list[Outcome] = []
+        start = 0
+        while start < len(messages):
+            builder, stop = self._build(messages, start, singly=singly)
+            batch = messages[start:stop]
+            outcome = await self._send(builder, topic, partition, batch, end)
+            outcomes.append(outcome)
+            start = stop
+            if not isinstance(outcome, Delivered):
+                if start < len(messages):
+                    outcomes.append(Unsent(messages[start:]))
+                break
+        return outcomes
+
+    def _build(self, messages: list[OwedMessage], start: int, *, singly: bool) -> tuple[BatchBuilder, int]:
+        """A closed batch of the messages from `start`, and the index after its last."""
+        assert self._producer is not None
+        builder = self._producer.create_batch()
+        append, now = builder.append, time.time_ns() // 1_000_000
+        stop = start
+        last = start + 1 if singly else len(messages)
+        while stop < last:
+            message = messages[stop]
+            if append(timestamp=now, key=message.key, value=message.payload, headers=record_headers(message)) is None:
+                break
+            stop += 1
+        builder.close()
+        return builder, stop
+
+    async def _send(
+        self, builder: BatchBuilder, topic: str, partition: int, batch: list[OwedMessage], end: float
+    ) -> Outcome:
+        assert self._producer is not None
+        try:
+            async with asyncio.timeout_at(end):
+                future = await self._producer.send_batch(builder, topic, partition=partition)
+                metadata = await future
+        except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:
+            return _outcome(error, topic, batch)
+        return Delivered(batch, partition, metadata.offset)
+

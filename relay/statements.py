@@ -1,0 +1,254 @@
+"""The SQL of a slot: look for work, claim, fetch, settle. Who calls it, and in which order, is in `relay.store`.
+
+All parts that are joined together here are constants of this module; values travel as parameters only.
+"""
+
+# Topics that take nothing: their dead letters' followers stay parked. A half-open one takes them only when nothing
+# else of it is left to be its probe.
+_SHUT_FOR_FOLLOWERS = """
+    SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND (
+        t.paused_at IS NOT NULL OR t.closed_at IS NOT NULL AND (
+            t.closed_until > clock_timestamp()
+            OR EXISTS (SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.behind IS NULL)
+        )
+    )
+"""
+
+# A lane has work when it owes something above its floor, when messages parked in it may go because their topic takes
+# messages (of a half-open topic only the smallest id of all lanes), or when a decided dead letter's followers return.
+_HAS_WORK = (
+    """
+    EXISTS (SELECT FROM outbox_messages AS m WHERE m.lane = l.lane AND m.id > l.floor)
+    OR l.has_parked AND EXISTS (
+        SELECT FROM outbox_topics AS t
+        WHERE t.paused_at IS NULL AND (
+            t.closed_at IS NULL AND EXISTS (
+                SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL
+            )
+            OR t.closed_until <= clock_timestamp() AND l.lane = (
+                SELECT p.lane FROM outbox_lanes AS every CROSS JOIN LATERAL (
+                    SELECT q.lane, q.id FROM outbox_parked AS q
+                    WHERE q.topic = t.topic AND q.lane = every.lane AND q.behind IS NULL ORDER BY q.id LIMIT 1
+                ) AS p ORDER BY p.id LIMIT 1
+            )
+        )
+    )
+    OR EXISTS (
+        SELECT FROM outbox_dead_letters AS d
+        WHERE d.lane = l.lane AND d.returning_at IS NOT NULL AND NOT EXISTS (
+    """
+    + _SHUT_FOR_FOLLOWERS
+    + "))"
+)
+
+# Is there work for anybody? One round trip, no lock, no transaction id.
+LOOK = "SELECT EXISTS (SELECT FROM outbox_lanes AS l WHERE " + _HAS_WORK + ")"
+
+# Takes lanes that have work and that nobody holds, starting at a lane that differs from claim to claim.
+CLAIM = (
+    "SELECT l.lane, l.floor, l.seen, l.mark, l.mark_xid::text::bigint, l.has_parked, "
+    "pg_current_xact_id()::text::bigint FROM outbox_lanes AS l WHERE "
+    + _HAS_WORK
+    + " ORDER BY (l.lane + $1::integer) & 31 LIMIT $2 FOR UPDATE OF l SKIP LOCKED"
+)
+
+# Dead letters of the claimed lanes whose followers may still lie parked. Read before the fetch: one that is decided
+# later gets another `returning_at`, and keeps it.
+RETURNING = """
+    SELECT lane, id, returning_at FROM outbox_dead_letters WHERE lane = ANY($1::smallint[]) AND returning_at IS NOT NULL
+"""
+
+_COLUMNS = "lane, id, message_id, topic, key, headers, payload, type, created_at"
+
+# One list of a lane, in id order, cut at $4 messages and at $5 bytes of payload, but never empty.
+_CUT = (
+    "SELECT * FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) AS bytes FROM ("
+    "SELECT " + _COLUMNS + " FROM {source} ORDER BY id LIMIT $4) AS first"
+    ") AS counted WHERE coalesce(bytes - octet_length(payload), 0) < $5"
+)
+
+# A statement of its own, never joined to the claim, whose snapshot is older than the lock. Per lane: the messages
+# above the floor, and the parked ones that may go. `held`: the dead letter of its (topic, key) that a message must
+# wait behind, or 0 when its topic is closed. Each row starts with two facts of this very snapshot: the oldest running
+# transaction, and the state of topics that are closed or refused their last messages.
+FETCH = (
+    """
+    WITH claimed AS MATERIALIZED (
+        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::boolean[]) AS c (lane, floor, has_parked)
+    ), shut AS MATERIALIZED (
+        SELECT coalesce(array_agg(topic), '{}') AS topics FROM outbox_topics
+        WHERE paused_at IS NOT NULL OR closed_at IS NOT NULL
+    ), dead AS MATERIALIZED (
+        SELECT EXISTS (
+            SELECT FROM claimed AS c JOIN outbox_dead_letters AS d ON d.lane = c.lane AND d.state = 'dead'
+        ) AS found
+    ), taking AS MATERIALIZED (
+        SELECT t.topic, t.closed_at IS NOT NULL AS half_open, (
+            SELECT min(p.id) FROM outbox_lanes AS every CROSS JOIN LATERAL (
+                SELECT q.id FROM outbox_parked AS q
+                WHERE t.closed_at IS NOT NULL AND q.topic = t.topic AND q.lane = every.lane AND q.behind IS NULL
+                ORDER BY q.id LIMIT 1
+            ) AS p
+        ) AS probe
+        FROM outbox_topics AS t
+        WHERE EXISTS (SELECT FROM claimed WHERE has_parked)
+            AND t.paused_at IS NULL AND (t.closed_at IS NULL OR t.closed_until <= clock_timestamp())
+    ), candidates AS (
+        SELECT m.*, NULL::bigint AS behind FROM claimed AS c CROSS JOIN LATERAL (
+    """
+    + _CUT.replace("{source}", "outbox_messages WHERE lane = c.lane AND id > c.floor")
+    + """
+        ) AS m
+        UNION ALL
+        SELECT m.*, 0 FROM claimed AS c CROSS JOIN taking AS t CROSS JOIN LATERAL (
+    """
+    + _CUT.replace(
+        "{source}",
+        "outbox_parked WHERE topic = t.topic AND lane = c.lane AND behind IS NULL "
+        "AND (NOT t.half_open OR id = t.probe)",
+    )
+    + """
+        ) AS m WHERE c.has_parked
+        UNION ALL
+        SELECT m.*, d.id FROM claimed AS c
+        JOIN outbox_dead_letters AS d ON d.lane = c.lane AND d.returning_at IS NOT NULL
+        CROSS JOIN LATERAL (
+    """
+    + _CUT.replace("{source}", "outbox_parked WHERE behind = d.id")
+    + ") AS m WHERE NOT EXISTS ("
+    + _SHUT_FOR_FOLLOWERS
+    + """
+    ))
+    SELECT facts.xmin, facts.topics, m.lane, m.id, m.message_id, m.topic, m.key, m.headers, m.payload, m.type,
+        m.created_at,
+        coalesce(
+            CASE WHEN (SELECT found FROM dead) THEN (
+                SELECT min(d.id) FROM outbox_dead_letters AS d
+                WHERE d.state = 'dead' AND d.id < m.id
+                    AND hashtextextended(encode(d.key, 'hex'), 0) = hashtextextended(encode(m.key, 'hex'), 0)
+                    AND d.topic = m.topic AND d.key = m.key
+                    AND NOT EXISTS (
+                        SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'
+                    )
+            ) END,
+            CASE WHEN m.behind IS NULL AND m.topic = ANY ((SELECT topics FROM shut)::text[]) THEN 0 END
+        ) AS held,
+        m.behind
+    FROM (
+        SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, (
+            SELECT json_object_agg(topic, json_build_array(closed_at IS NOT NULL, refused_in_a_row))::text
+            FROM outbox_topics WHERE closed_at IS NOT NULL OR refused_in_a_row > 0
+        ) AS topics
+    ) AS facts LEFT JOIN candidates AS m ON true
+    """
+)
+
+# Deletes what was confirmed, wherever it lies, by its ids, and keeps the receipt that the same DELETE returns.
+DELIVERED = """
+    WITH confirmed AS (
+        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bigint[])
+            AS c (lane, id, partition, "offset", fingerprint)
+    ), gone AS (
+        DELETE FROM outbox_messages AS m USING confirmed AS c WHERE m.lane = c.lane AND m.id = c.id
+        RETURNING m.message_id, m.topic, c.partition, c."offset", m.created_at, c.fingerprint
+    )
+    INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint)
+    SELECT message_id, topic, partition, "offset", created_at, clock_timestamp(), fingerprint FROM gone
+"""
+DELIVERED_NO_RECEIPT = """
+    DELETE FROM outbox_messages AS m USING unnest($1::smallint[], $2::bigint[]) AS c (lane, id)
+    WHERE m.lane = c.lane AND m.id = c.id
+"""
+
+DELIVERED_PARKED = DELIVERED.replace("outbox_messages", "outbox_parked")
+DELIVERED_PARKED_NO_RECEIPT = DELIVERED_NO_RECEIPT.replace("outbox_messages", "outbox_parked")
+
+# Moves refused messages to the dead letters. One that was retried and refused again is undecided again; under the
+# policy `continue` nothing waits behind it, so what still lies parked may return.
+BURY = """
+    WITH refused AS (
+        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::text[]) AS r (lane, id, reason)
+    ), owed AS (
+        DELETE FROM outbox_messages AS m USING refused AS r WHERE m.lane = r.lane AND m.id = r.id
+        RETURNING m.*, r.reason
+    ), parked AS (
+        DELETE FROM outbox_parked AS m USING refused AS r WHERE m.lane = r.lane AND m.id = r.id
+        RETURNING m.lane, m.id, m.message_id, m.topic, m.key, m.headers, m.payload, m.type, m.created_at, r.reason
+    )
+    INSERT INTO outbox_dead_letters AS d
+        (lane, id, message_id, topic, key, headers, payload, type, created_at, reason)
+    SELECT * FROM owed UNION ALL SELECT * FROM parked
+    ON CONFLICT (lane, id) DO UPDATE SET
+        state = 'dead', reason = excluded.reason, refusals = d.refusals + 1, refused_at = clock_timestamp(),
+        decided_at = NULL, decided_by = NULL, decision_reason = NULL,
+        returning_at = CASE WHEN EXISTS (
+            SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'
+        ) THEN clock_timestamp() END
+"""
+
+# Moves held messages out of the lane. Only the lane's holder does this.
+PARK = """
+    WITH held AS (
+        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS h (lane, id, behind)
+    ), gone AS (
+        DELETE FROM outbox_messages AS m USING held AS h WHERE m.lane = h.lane AND m.id = h.id RETURNING m.*, h.behind
+    )
+    INSERT INTO outbox_parked (lane, id, message_id, topic, key, headers, payload, type, created_at, behind)
+    SELECT * FROM gone
+"""
+
+# A parked message that came up, but must wait behind another dead letter now.
+REPARK = """
+    UPDATE outbox_parked AS p SET behind = h.behind
+    FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS h (lane, id, behind)
+    WHERE p.lane = h.lane AND p.id = h.id
+"""
+
+# All followers of these dead letters are back. `returning_at` must still be the one read before the fetch: a retry in
+# between parked its message anew.
+RETURNED = """
+    UPDATE outbox_dead_letters AS d SET returning_at = NULL
+    FROM unnest($1::smallint[], $2::bigint[], $3::timestamptz[]) AS r (lane, id, returning_at)
+    WHERE d.lane = r.lane AND d.id = r.id AND d.returning_at = r.returning_at
+        AND NOT EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id)
+"""
+
+# Writes lanes back. Only the holder parks behind closed topics, so what it sees of `has_parked` is exact.
+LANES = """
+    UPDATE outbox_lanes AS l SET
+        floor = w.floor, seen = w.seen, mark = w.mark, mark_xid = w.mark_xid::text::xid8,
+        has_parked = EXISTS (
+            SELECT FROM outbox_topics AS t WHERE EXISTS (
+                SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL
+            )
+        )
+    FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+        AS w (lane, floor, seen, mark, mark_xid)
+    WHERE l.lane = w.lane
+"""
+
+# What became of topics: closed again for longer, open because a message was confirmed, refusals counted. All rows in
+# one statement, sorted, last: two settles that write two rows in opposite order would deadlock.
+TOPICS = """
+    INSERT INTO outbox_topics AS t
+        (topic, closed_at, closed_until, close_reason, closures, refused_in_a_row)
+    SELECT topic, CASE WHEN reason IS NOT NULL THEN clock_timestamp() END,
+        CASE WHEN reason IS NOT NULL THEN clock_timestamp() + $5::interval END,
+        reason, CASE WHEN reason IS NOT NULL THEN 1 ELSE 0 END, refused
+    FROM unnest($1::text[], $2::text[], $3::boolean[], $4::integer[]) AS w (topic, reason, confirmed, refused)
+    ORDER BY topic
+    ON CONFLICT (topic) DO UPDATE SET (closed_at, closed_until, close_reason, closures, refused_in_a_row) = (
+        SELECT
+            CASE WHEN w.reason IS NOT NULL THEN coalesce(t.closed_at, clock_timestamp())
+                WHEN NOT w.confirmed THEN t.closed_at END,
+            CASE WHEN w.reason IS NOT NULL AND t.closed_until > clock_timestamp() THEN t.closed_until
+                WHEN w.reason IS NOT NULL
+                THEN clock_timestamp() + least($6::interval, $5::interval * 2 ^ least(t.closures, 20))
+                WHEN NOT w.confirmed THEN t.closed_until END,
+            CASE WHEN w.reason IS NOT NULL THEN w.reason WHEN NOT w.confirmed THEN t.close_reason END,
+            CASE WHEN w.reason IS NOT NULL THEN t.closures + 1 WHEN w.confirmed THEN 0 ELSE t.closures END,
+            CASE WHEN w.confirmed THEN w.refused ELSE t.refused_in_a_row + w.refused END
+        FROM unnest($1::text[], $2::text[], $3::boolean[], $4::integer[]) AS w (topic, reason, confirmed, refused)
+        WHERE w.topic = t.topic
+    )
+"""

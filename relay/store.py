@@ -1,0 +1,187 @@
+"""What a slot asks of PostgreSQL: look for work, claim, fetch, settle.
+
+A slot has one connection of its own, without a pool, and speaks to asyncpg directly: result rows of SQLAlchemy would
+cost about as much again as the fetch (docs/decisions).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import asyncpg
+from xxhash import xxh3_64_intdigest
+
+from app import db, log
+from app.settings import Settings
+from relay import statements
+from relay.floor import Lane
+from relay.outcomes import Delivered, OwedMessage, Refused
+
+logger = log.get(__name__)
+
+ROLE = "relay"
+"""The slots' sessions are called `outbox-relay` in pg_stat_activity; housekeeping finds them by that."""
+
+# The tables are empty most of the time, so statistics say nothing: plans must use the indexes whatever these say. And
+# a server that still sends to a frozen client is stopped by no time-out of PostgreSQL but these of TCP.
+_SESSION = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a fetch learned of a topic: is it closed by its breaker, and how many messages did it refuse in a row."""
+
+    closed: bool
+    refused_in_a_row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """One fetch. `topics` has those that are closed or refused their last messages; `returning` the dead letters whose
+    followers may be among the messages."""
+
+    xmin: int
+    messages: list[OwedMessage]
+    topics: dict[str, Topic]
+    returning: list[tuple[int, int, datetime]]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicChange:
+    """What a round learned of a topic: `reason` closes it, `confirmed` opens it, `refused` counts."""
+
+    reason: str | None = None
+    confirmed: bool = False
+    refused: int = 0
+
+
+@dataclass(slots=True)
+class Settlement:
+    """All that a round has to record, in one transaction with the claim."""
+
+    delivered: list[Delivered] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    parked: list[OwedMessage] = field(default_factory=list)
+    reparked: list[OwedMessage] = field(default_factory=list)
+    returning: list[tuple[int, int, datetime]] = field(default_factory=list)
+    lanes: list[Lane] = field(default_factory=list)
+    topics: dict[str, TopicChange] = field(default_factory=dict)
+
+
+def fingerprint(message: OwedMessage) -> int:
+    """64 bits of key and payload, signed as PostgreSQL's bigint: XXH3 of the payload, seeded with that of the key.
+
+    An absent key or payload counts as its own value, not as an empty one.
+    """
+    seed = 1 if message.key is None else xxh3_64_intdigest(message.key)
+    value = seed ^ 1 if message.payload is None else xxh3_64_intdigest(message.payload, seed)
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+async def connect(settings: Settings) -> asyncpg.Connection:
+    """A slot's connection. Raises DatabaseUnavailable."""
+    idle = settings.relay_idle_timeout
+    return await db.connect(
+        settings,
+        role=ROLE,
+        statement=settings.relay_statement_timeout,
+        idle=idle,
+        extra=_SESSION | {"tcp_user_timeout": str(round(idle.total_seconds() * 1000))},
+    )
+
+
+async def look(connection: asyncpg.Connection) -> bool:
+    """Does any lane have work? What is not there yet is found by a later look; nothing is counted as done here."""
+    return bool(await connection.fetchval(statements.LOOK))
+
+
+async def claim(connection: asyncpg.Connection, *, start: int, lanes: int) -> list[Lane]:
+    """Lock up to `lanes` lanes that have work and that nobody holds, from `start` on; until the transaction ends."""
+    return [Lane(*row) for row in await connection.fetch(statements.CLAIM, start, lanes)]
+
+
+async def fetch(connection: asyncpg.Connection, lanes: Sequence[Lane], *, messages: int, size: int) -> Fetched:
+    """What the claimed lanes owe and what is held: each list of a lane cut at `messages` and `size` payload bytes."""
+    numbers = [lane.lane for lane in lanes]
+    returning = await connection.fetch(statements.RETURNING, numbers)
+    rows = await connection.fetch(
+        statements.FETCH, numbers, [lane.floor for lane in lanes], [lane.has_parked for lane in lanes], messages, size
+    )
+    xmin, topics = rows[0][:2]
+    return Fetched(
+        xmin=xmin,
+        messages=[OwedMessage._make(row[2:]) for row in rows if row[2] is not None],
+        topics={} if topics is None else {name: Topic(*state) for name, state in json.loads(topics).items()},
+        returning=[tuple(row) for row in returning],
+    )
+
+
+async def settle(connection: asyncpg.Connection, settlement: Settlement, settings: Settings) -> None:
+    """Record everything; the caller commits. Rows of `outbox_topics` are written last, sorted."""
+    await _delivered(connection, settlement.delivered, receipts=settings.receipts)
+    if settlement.refused:
+        refused = settlement.refused
+        await connection.execute(
+            statements.BURY,
+            [each.message.lane for each in refused],
+            [each.message.id for each in refused],
+            [each.reason for each in refused],
+        )
+    for statement, messages in ((statements.PARK, settlement.parked), (statements.REPARK, settlement.reparked)):
+        if messages:
+            await connection.execute(
+                statement,
+                [message.lane for message in messages],
+                [message.id for message in messages],
+                [message.held or None for message in messages],
+            )
+    if settlement.returning:
+        await connection.execute(statements.RETURNED, *zip(*settlement.returning, strict=True))
+    if settlement.lanes:
+        await connection.execute(
+            statements.LANES,
+            *zip(*((lane.lane, lane.floor, lane.seen, lane.mark, lane.mark_xid) for lane in settlement.lanes), strict=True),
+        )
+    if settlement.topics:
+        changes = sorted(settlement.topics.items())
+        await connection.execute(
+            statements.TOPICS,
+            [topic for topic, _ in changes],
+            [change.reason for _, change in changes],
+            [change.confirmed for _, change in changes],
+            [change.refused for _, change in changes],
+            settings.relay_probe_min,
+            settings.relay_probe_max,
+        )
+
+
+async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered], *, receipts: bool) -> None:
+    """Delete what was confirmed, from the lanes and from the parked, and keep the receipts."""
+    for table, parked in (("outbox_messages", False), ("outbox_parked", True)):
+        rows = [
+            (message.lane, message.id, batch.partition, offset, fingerprint(message) if receipts else 0)
+            for batch in batches
+            for offset, message in enumerate(batch.messages, batch.offset)
+            if (message.behind is not None) is parked
+        ]
+        if not rows:
+            continue
+        lanes, ids, *rest = zip(*rows, strict=True)
+        if receipts:
+            statement = statements.DELIVERED_PARKED if parked else statements.DELIVERED
+            status = await connection.execute(statement, lanes, ids, *rest)
+        else:
+            statement = statements.DELIVERED_PARKED_NO_RECEIPT if parked else statements.DELIVERED_NO_RECEIPT
+            status = await connection.execute(statement, lanes, ids)
+        deleted = int(status.rpartition(" ")[2])
+        if deleted != len(rows):  # somebody else removed rows of a claimed lane: never ours to do silently
+            logger.error("settle.rows_missing", table=table, expected=len(rows), deleted=deleted)
