@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from app import log
+from app import lifecycle, log
 from app.errors import DatabaseUnavailable
 from app.settings import DatabaseSettings
 
@@ -99,6 +99,9 @@ def create_engine(
         hide_parameters=True,  # bound values must not reach an error text
         connect_args={
             "timeout": min(seconds, settings.connect_timeout.total_seconds()),
+            # statement_timeout is the server's; a frozen server or network ends nothing. Without this, nothing would
+            # end a COMMIT: SQLAlchemy lets it run to completion even when its task is cancelled.
+            "command_timeout": seconds,
             "ssl": _tls(settings),
             "server_settings": _session_settings(
                 role, statement=deadline, lock=settings.lock_timeout, idle=deadline + timedelta(seconds=5)
@@ -179,18 +182,21 @@ async def in_transaction(
     was on its way may then have been committed.
     """
     try:
-        async with asyncio.timeout(deadline.total_seconds()):
-            for left in reversed(range(_RETRIES)):
-                try:
-                    async with sessions.begin() as session:
-                        return await work(session)
-                except DBAPIError as error:
-                    if left == 0 or sqlstate(error) not in (_SERIALIZATION_FAILURE, _DEADLOCK):
-                        raise
-                    logger.info("transaction.repeated", sqlstate=sqlstate(error), left=left)
-                    await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311 - jitter, not a secret
+        return await lifecycle.within(deadline, _repeat(sessions, work))
     except (DBAPIError, PoolTimeoutError, OSError, TimeoutError, asyncpg.InterfaceError) as error:
         if is_transient(error):
             raise unavailable(error) from error
         raise
+
+
+async def _repeat(sessions: async_sessionmaker[AsyncSession], work: Callable[[AsyncSession], Awaitable[_T]]) -> _T:
+    for left in reversed(range(_RETRIES)):
+        try:
+            async with sessions.begin() as session:
+                return await work(session)
+        except DBAPIError as error:
+            if left == 0 or sqlstate(error) not in (_SERIALIZATION_FAILURE, _DEADLOCK):
+                raise
+            logger.info("transaction.repeated", sqlstate=sqlstate(error), left=left)
+            await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311 - jitter, not a secret
     raise AssertionError("unreachable: the last try returns or raises")

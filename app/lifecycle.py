@@ -4,12 +4,18 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import timedelta
+from typing import Any, TypeVar
 
 from app import log
 
 logger = log.get(__name__)
+
+_T = TypeVar("_T")
+
+# Work that was given up and still cleans up after itself. The event loop alone would not keep it.
+_given_up: set[asyncio.Task[Any]] = set()
 
 
 @contextlib.contextmanager
@@ -45,6 +51,32 @@ async def wait(event: asyncio.Event, limit: timedelta) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def within(limit: timedelta, work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of `work`, or TimeoutError after `limit`, whether `work` lets itself be cancelled or not.
+
+    Late work is cancelled and left to end in the background: what it does to clean up (a database driver waits for a
+    server that does not answer) has limits of its own, and is nothing for the caller to wait for. When the caller is
+    cancelled, so is the work.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=limit.total_seconds())
+    finally:
+        if not task.done():
+            task.cancel()
+            _given_up.add(task)
+            task.add_done_callback(_forget)
+    if not task.done():
+        raise TimeoutError
+    return task.result()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _given_up.discard(task)
+    if not task.cancelled():
+        task.exception()  # is known to nobody any more; asking for it keeps asyncio from reporting it as lost
 
 
 async def supervise(

@@ -5,12 +5,15 @@ which builds on it. Their versions are kept in `outbox_alembic_version`, so that
 alone.
 """
 
+import functools
+from collections.abc import Iterable
 from pathlib import Path
 
-from alembic import command
+from alembic import command, util
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -39,10 +42,30 @@ def config(connection: Connection | None = None) -> Config:
 
 def heads(*, engine_only: bool = False) -> frozenset[str]:
     """The revisions that a database at the newest schema stands at."""
-    scripts = ScriptDirectory.from_config(config())
+    scripts = _scripts()
     if engine_only:
-        return frozenset(head.revision for head in scripts.get_revisions("engine@head") if head is not None)
+        return frozenset(head.revision for head in scripts.get_revisions("engine@head"))
     return frozenset(scripts.get_heads())
+
+
+@functools.cache
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(config())
+
+
+def _with_what_they_need(revisions: Iterable[str]) -> frozenset[str]:
+    """These revisions and all before them: a database names only those that no other of its revisions needs."""
+    done: set[str] = set()
+    pending = list(revisions)
+    while pending:
+        name = pending.pop()
+        done.add(name)
+        try:
+            revision = _scripts().get_revision(name)
+        except CommandError:
+            raise SchemaError(f"the database is at {name}, which this code does not know: it is older") from None
+        pending += util.to_tuple(revision.down_revision, ()) + util.to_tuple(revision.dependencies, ())
+    return frozenset(done)
 
 
 async def upgrade(
@@ -93,7 +116,7 @@ async def check(connection: AsyncConnection, *, engine_only: bool = False) -> No
         return frozenset(context.get_current_heads())
 
     here, wanted = await connection.run_sync(current), heads(engine_only=engine_only)
-    if not wanted <= here:
+    if not wanted <= _with_what_they_need(here):
         raise SchemaError(
             f"the database is at {', '.join(sorted(here)) or 'no schema'}, this code needs "
             f"{', '.join(sorted(wanted))}: run `outbox migrate`"

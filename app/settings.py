@@ -133,8 +133,10 @@ class ApiSettings(BaseSettings):
     """How long a request may spend on the database, waiting for a connection included, before it is answered with 503."""
     max_body_size: Size = 65_536
     """Largest request body; a longer one is answered with 413."""
-    user_name_max_length: Size = 200
-    """Longest `user_name`, in characters."""
+    api_stop_deadline: Duration = timedelta(seconds=10)
+    """How long requests under way may take after the process was told to stop."""
+    user_name_max_length: int = Field(200, ge=1, le=200)
+    """Longest `user_name`, in characters. At most 200, because an entry of the index on it has at most 2,704 bytes."""
     description_max_length: Size = 10_000
     """Longest `description`, in characters."""
     page_size_max: Size = 100
