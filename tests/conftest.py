@@ -1,0 +1,64 @@
+"""Which services the tests run against, said at the start; what was skipped for it, said at the end."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from tests.services.backend import DESCRIPTIONS, SKIPPED_FOR, Backend, choose_for_this_machine
+from tests.services.fixtures import (
+    SERVICES,
+    database_url,
+    empty_database_url,
+    kafka,
+    mock_kafka,
+    postgres,
+    private_kafka,
+    private_postgres,
+    services,
+    tcp_proxy,
+    template_database,
+)
+
+__all__ = [
+    "database_url",
+    "empty_database_url",
+    "kafka",
+    "mock_kafka",
+    "postgres",
+    "private_kafka",
+    "private_postgres",
+    "services",
+    "tcp_proxy",
+    "template_database",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SERVICES] = choose_for_this_machine()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    chosen = config.stash[SERVICES]
+    return f"services: {chosen.backend} = {DESCRIPTIONS[chosen.backend]} ({chosen.reason})"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
+    if config.stash[SERVICES].backend is not Backend.EMBEDDED:
+        return
+    skip = pytest.mark.skip(reason=f"{SKIPPED_FOR}{Backend.EMBEDDED}: needs a real Kafka")
+    for item in items:
+        if item.get_closest_marker("real_kafka"):
+            item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    skipped = [
+        report.nodeid
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple) and SKIPPED_FOR in report.longrepr[2]
+    ]
+    if skipped:
+        backend = config.stash[SERVICES].backend
+        terminalreporter.section(f"{len(skipped)} skipped for the backend {backend}")
+        for name in skipped:
+            terminalreporter.line(name)
