@@ -22,7 +22,9 @@ topic_closed = Counter("outbox_topic_closed_total", "How often a topic was close
 topic_open = Gauge("outbox_topic_open", "1 if the topic takes messages, 0 if it is paused or closed", ["topic"])
 broker_available = Gauge("outbox_broker_available", "1 unless this process's breaker for the broker is open")
 broker_failures = Counter("outbox_broker_failures_total", "Rounds in which nothing was acknowledged", ["reason"])
-publish_seconds = Histogram("outbox_publish_seconds", "From sending a round's messages to the last answer", buckets=_FAST)
+publish_seconds = Histogram(
+    "outbox_publish_seconds", "From sending a round's messages to the last answer", buckets=_FAST
+)
 end_to_end_seconds = Histogram(
     "outbox_end_to_end_seconds", "From writing a message to its confirmation; the oldest of each batch", buckets=_SLOW
 )

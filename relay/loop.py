@@ -187,14 +187,10 @@ class Slot:
         shared = self._shared
         claimed = {lane.lane for lane in lanes}
         singly = {topic for lane, topic in shared.one_by_one if lane in claimed}
-        patience = asyncio.get_running_loop().call_later(
-            PATIENCE.total_seconds(), shared.traffic.hand_over, self
-        )
+        patience = asyncio.get_running_loop().call_later(PATIENCE.total_seconds(), shared.traffic.hand_over, self)
         try:
             with metrics.publish_seconds.time():
-                return await self._publisher.publish(
-                    messages, singly=singly, deadline=self._settings.publish_deadline
-                )
+                return await self._publisher.publish(messages, singly=singly, deadline=self._settings.publish_deadline)
         finally:
             patience.cancel()
 

@@ -63,6 +63,7 @@ def _outcome(error: BaseException, topic: str, batch: list[OwedMessage]) -> Outc
         return Unknown(batch, reason)
     return TopicUnavailable(topic, batch, reason)
 
+
 _SPECVERSION = ("ce_specversion", b"1.0")
 _names: dict[bytes, str] = {}  # header names are few and repeat in every message
 
@@ -191,4 +192,3 @@ class KafkaPublisher:
         except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:
             return _outcome(error, topic, batch)
         return Delivered(batch, partition, metadata.offset)
-

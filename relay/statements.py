@@ -1,6 +1,7 @@
 """The SQL of a slot: look for work, claim, fetch, settle. Who calls it, and in which order, is in `relay.store`.
 
-All parts that are joined together here are constants of this module; values travel as parameters only.
+All parts that are joined together here are constants of this module; values travel as parameters only. An EXISTS that
+ends in OFFSET 0 stops at the first row: without it the planner may hash all parked messages of a lane instead.
 """
 
 # Topics that take nothing: their dead letters' followers stay parked. A half-open one takes them only when nothing
@@ -9,7 +10,7 @@ _SHUT_FOR_FOLLOWERS = """
     SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND (
         t.paused_at IS NOT NULL OR t.closed_at IS NOT NULL AND (
             t.closed_until > clock_timestamp()
-            OR EXISTS (SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.behind IS NULL)
+            OR EXISTS (SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.behind IS NULL OFFSET 0)
         )
     )
 """
@@ -23,7 +24,7 @@ _HAS_WORK = (
         SELECT FROM outbox_topics AS t
         WHERE t.paused_at IS NULL AND (
             t.closed_at IS NULL AND EXISTS (
-                SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL
+                SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL OFFSET 0
             )
             OR t.closed_until <= clock_timestamp() AND l.lane = (
                 SELECT p.lane FROM outbox_lanes AS every CROSS JOIN LATERAL (
@@ -79,9 +80,7 @@ FETCH = (
         SELECT coalesce(array_agg(topic), '{}') AS topics FROM outbox_topics
         WHERE paused_at IS NOT NULL OR closed_at IS NOT NULL
     ), dead AS MATERIALIZED (
-        SELECT EXISTS (
-            SELECT FROM claimed AS c JOIN outbox_dead_letters AS d ON d.lane = c.lane AND d.state = 'dead'
-        ) AS found
+        SELECT EXISTS (SELECT FROM outbox_dead_letters WHERE state = 'dead') AS found
     ), taking AS MATERIALIZED (
         SELECT t.topic, t.closed_at IS NOT NULL AS half_open, (
             SELECT min(p.id) FROM outbox_lanes AS every CROSS JOIN LATERAL (
@@ -210,7 +209,7 @@ RETURNED = """
     UPDATE outbox_dead_letters AS d SET returning_at = NULL
     FROM unnest($1::smallint[], $2::bigint[], $3::timestamptz[]) AS r (lane, id, returning_at)
     WHERE d.lane = r.lane AND d.id = r.id AND d.returning_at = r.returning_at
-        AND NOT EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id)
+        AND NOT EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id OFFSET 0)
 """
 
 # Writes lanes back. Only the holder parks behind closed topics, so what it sees of `has_parked` is exact.
@@ -219,7 +218,7 @@ LANES = """
         floor = w.floor, seen = w.seen, mark = w.mark, mark_xid = w.mark_xid::text::xid8,
         has_parked = EXISTS (
             SELECT FROM outbox_topics AS t WHERE EXISTS (
-                SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL
+                SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL OFFSET 0
             )
         )
     FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])

@@ -149,7 +149,10 @@ async def settle(connection: asyncpg.Connection, settlement: Settlement, setting
     if settlement.lanes:
         await connection.execute(
             statements.LANES,
-            *zip(*((lane.lane, lane.floor, lane.seen, lane.mark, lane.mark_xid) for lane in settlement.lanes), strict=True),
+            *zip(
+                *((lane.lane, lane.floor, lane.seen, lane.mark, lane.mark_xid) for lane in settlement.lanes),
+                strict=True,
+            ),
         )
     if settlement.topics:
         changes = sorted(settlement.topics.items())

@@ -140,7 +140,6 @@ outbox_dead_letters = Table(
         "id",
         postgresql_where=text("state = 'dead'"),
     ),
-    Index("ix_outbox_dead_letters_lane_dead", "lane", postgresql_where=text("state = 'dead'")),
     Index("ix_outbox_dead_letters_lane_returning", "lane", postgresql_where=text("returning_at IS NOT NULL")),
 )
 

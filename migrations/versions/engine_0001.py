@@ -155,7 +155,6 @@ ALTER TABLE outbox_dead_letters ALTER payload SET STORAGE EXTERNAL;
 CREATE INDEX ix_outbox_dead_letters_message_id ON outbox_dead_letters (message_id);
 CREATE INDEX ix_outbox_dead_letters_key ON outbox_dead_letters (hashtextextended(encode(key, 'hex'), 0), id)
     WHERE state = 'dead';
-CREATE INDEX ix_outbox_dead_letters_lane_dead ON outbox_dead_letters (lane) WHERE state = 'dead';
 CREATE INDEX ix_outbox_dead_letters_lane_returning ON outbox_dead_letters (lane) WHERE returning_at IS NOT NULL;
 """
 
