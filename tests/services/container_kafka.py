@@ -23,6 +23,7 @@ class ContainerKafka:
 
     def __init__(self, brokers: int = 1, properties: Mapping[str, str] | None = None) -> None:
         self._network = Network()
+        self._network_made = False
         ports = {number: free_port() for number in range(1, brokers + 1)}
         settings = {**cluster_properties(brokers), **(properties or {})}
         self._containers = {number: _container(number, ports, settings).with_network(self._network) for number in ports}
@@ -30,6 +31,7 @@ class ContainerKafka:
 
     async def start(self) -> None:
         await asyncio.to_thread(self._network.create)
+        self._network_made = True
         for container in self._containers.values():
             await asyncio.to_thread(container.start)
 
@@ -63,8 +65,9 @@ class ContainerKafka:
     async def remove(self) -> None:
         for container in self._containers.values():
             await asyncio.to_thread(container.stop)
-        if self._network.id:
+        if self._network_made:
             await asyncio.to_thread(self._network.remove)
+        self._network._docker.client.close()
 
 
 _INTERNAL, _CONTROLLER = 19092, 19093  # ports on the containers' network
