@@ -4,7 +4,6 @@ This is the seam where errors of the driver and of SQLAlchemy are translated (`a
 """
 
 import asyncio
-import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -19,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from app import lifecycle, log
 from app.errors import DatabaseUnavailable
+from app.lifecycle import jittered
 from app.settings import DatabaseSettings
 
 logger = log.get(__name__)
@@ -36,6 +36,7 @@ NAMING_CONVENTION = {
 # The whole transaction is worth another try: it was rolled back because of others, not of itself.
 _SERIALIZATION_FAILURE, _DEADLOCK = "40001", "40P01"
 _RETRIES = 5
+_RETRY_PAUSE = timedelta(milliseconds=25)
 
 # Classes of SQLSTATE that say nothing about the request: connection, resources, operator, system, lock and
 # statement time-outs, cancelled, read-only (a demoted primary), start-up and shutdown.
@@ -198,5 +199,5 @@ async def _repeat(sessions: async_sessionmaker[AsyncSession], work: Callable[[As
             if left == 0 or sqlstate(error) not in (_SERIALIZATION_FAILURE, _DEADLOCK):
                 raise
             logger.info("transaction.repeated", sqlstate=sqlstate(error), left=left)
-            await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(jittered(_RETRY_PAUSE).total_seconds())
     raise AssertionError("unreachable: the last try returns or raises")

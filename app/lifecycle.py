@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import timedelta
@@ -77,6 +78,11 @@ def _forget(task: asyncio.Task[Any]) -> None:
     _given_up.discard(task)
     if not task.cancelled():
         task.exception()  # is known to nobody any more; asking for it keeps asyncio from reporting it as lost
+
+
+def jittered(pause: timedelta) -> timedelta:
+    """About as long, so that many processes do not beat together."""
+    return pause * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
 
 async def supervise(

@@ -32,7 +32,7 @@ _SIZE_LIMIT = text("SELECT outbox_limit_messages(:message_max_bytes)")
 
 
 def config(connection: Connection | None = None) -> Config:
-    """alembic's configuration for the scripts that are shipped with the package."""
+    """Configuration of alembic for the scripts that are shipped with the package."""
     result = Config()
     result.set_main_option("script_location", str(Path(migrations.__file__).parent))
     result.set_main_option("path_separator", "os")

@@ -60,7 +60,7 @@ class DatabaseSettings(BaseSettings):
     lock_timeout: Duration = timedelta(seconds=2)
     """How long a statement of a request waits for a lock."""
     message_max_bytes: Size = 900_000
-    """Largest message (key + headers + payload) that a transaction may add to the outbox. `outbox migrate` puts it into the database."""
+    """Largest message (key, headers and payload) that a transaction may add; `outbox migrate` tells the database."""
 
     @property
     def database(self) -> URL:
@@ -130,7 +130,7 @@ class ApiSettings(BaseSettings):
     api_pool_size: int = Field(10, ge=1)
     """Most connections to PostgreSQL that requests of one process use."""
     api_database_deadline: Duration = timedelta(seconds=2.5)
-    """How long a request may spend on the database, waiting for a connection included, before it is answered with 503."""
+    """How long a request may spend on the database, waiting for a connection included; then it is answered with 503."""
     max_body_size: Size = 65_536
     """Largest request body; a longer one is answered with 413."""
     api_stop_deadline: Duration = timedelta(seconds=10)
@@ -219,8 +219,8 @@ class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings):
         problems = (
             (
                 self.publish_deadline + rebuild > self.relay_idle_timeout,
-                f"RELAY_IDLE_TIMEOUT must be at least PUBLISH_DEADLINE + {rebuild.seconds} s, or PostgreSQL ends slots "
-                "that still wait for Kafka: raise it, or lower PUBLISH_DEADLINE",
+                f"RELAY_IDLE_TIMEOUT must be at least PUBLISH_DEADLINE + {rebuild.seconds} s, or slots are ended "
+                + "that still wait for Kafka: raise it, or lower PUBLISH_DEADLINE",
             ),
             (
                 self.kafka_request_timeout >= self.publish_deadline,

@@ -9,4 +9,4 @@ def run_script(script: str) -> None:
     asyncpg prepares each statement that it gets through SQLAlchemy, and a prepared statement is one statement.
     """
     driver = op.get_bind().connection
-    driver.run_async(lambda connection: connection.execute(script))  # type: ignore[attr-defined]
+    driver.run_async(lambda connection: connection.execute(script))

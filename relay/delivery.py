@@ -1,8 +1,8 @@
 """One round, as far as it is pure thought: what to send, what to hold, and what to record of how it ended."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from relay.floor import Lane, Round, advance, moved
@@ -14,10 +14,9 @@ from relay.outcomes import (
     Refused,
     TopicUnavailable,
     Unknown,
-    Unsent,
     answered,
 )
-from relay.store import Fetched, Settlement, Topic, TopicChange
+from relay.store import Fetched, Settlement, TopicChange
 
 _by_id = attrgetter("id")
 
@@ -103,57 +102,60 @@ def conclude(
     `others_answered`: the broker answered another slot while this one waited, so silence is a topic's matter.
     `due` decides whether a lane's row is worth writing.
     """
+    broker_answered = others_answered or answered(outcomes)
+    unknown = [outcome for outcome in outcomes if isinstance(outcome, Unknown)]
+    silence = [outcome.reason for outcome in unknown if not outcome.answered]
+    closed = _closed(fetched, outcomes, silence_closes=broker_answered, refusals_to_close=refusals_to_close)
     settlement = Settlement(
+        delivered=[outcome for outcome in outcomes if isinstance(outcome, Delivered)],
+        refused=[each for each in outcomes if isinstance(each, Refused) and each.message.topic not in closed],
         parked=[message for message in plan.held if message.behind is None],
         reparked=[message for message in plan.held if message.behind is not None],
         returning=fetched.returning,
     )
-    broker_answered = others_answered or answered(outcomes)
-    topics: dict[str, TopicChange] = {}
-    silent: str | None = None
-    repeats = 0
-    one_by_one = set()
-
-    def change(topic: str, **what: object) -> None:
-        topics[topic] = replace(topics.get(topic, TopicChange()), **what)  # type: ignore[arg-type]  # its own fields
-
-    refused: defaultdict[str, list[Refused]] = defaultdict(list)
-    for outcome in outcomes:
-        match outcome:
-            case Delivered(messages):
-                settlement.delivered.append(outcome)
-                if messages[0].topic in fetched.topics:
-                    change(messages[0].topic, confirmed=True)
-            case Refused(message):
-                refused[message.topic].append(outcome)
-            case BatchRefused(messages):
-                one_by_one |= {(message.lane, message.topic) for message in messages}
-            case TopicUnavailable(topic, _, reason):
-                change(topic, reason=reason)
-            case Unknown(messages, reason, answered=told):
-                repeats += len(messages)
-                if not told and broker_answered:
-                    change(messages[0].topic, reason=reason)
-                elif not told:
-                    silent = reason
-            case Unsent():
-                pass
-    for topic, letters in refused.items():
-        before = fetched.topics.get(topic, Topic(closed=False, refused_in_a_row=0)).refused_in_a_row
-        if before + len(letters) >= refusals_to_close:
-            change(topic, reason=f"{refusals_to_close} messages refused in a row, last: {letters[-1].reason}")
-        else:
-            settlement.refused.extend(letters)
-            change(topic, refused=len(letters))
-    settlement.topics = topics
+    settlement.topics = _topic_changes(fetched, settlement, closed)
     settlement.lanes = _lanes(plan, lanes, fetched, settlement, due)
     return Conclusion(
         settlement=settlement,
         answered=bool(outcomes) and broker_answered,
-        repeats=repeats,
-        one_by_one=frozenset(one_by_one),
-        silent=silent,
+        repeats=sum(len(outcome.messages) for outcome in unknown),
+        one_by_one=frozenset(
+            (message.lane, message.topic)
+            for outcome in outcomes
+            if isinstance(outcome, BatchRefused)
+            for message in outcome.messages
+        ),
+        silent=None if broker_answered or not silence else silence[0],
     )
+
+
+def _closed(
+    fetched: Fetched, outcomes: Sequence[Outcome], *, silence_closes: bool, refusals_to_close: int
+) -> dict[str, str]:
+    """The topics that take nothing now, and why."""
+    closed: dict[str, str] = {}
+    refusals = Counter({topic: state.refused_in_a_row for topic, state in fetched.topics.items()})
+    for outcome in outcomes:
+        match outcome:
+            case TopicUnavailable(topic, _, reason):
+                closed[topic] = reason
+            case Unknown(messages, reason, answered=False) if silence_closes:
+                closed[messages[0].topic] = reason
+            case Refused(message, reason):
+                refusals[message.topic] += 1
+                if refusals[message.topic] >= refusals_to_close:
+                    closed[message.topic] = f"{reason} {refusals_to_close} times in a row"
+    return closed
+
+
+def _topic_changes(fetched: Fetched, settlement: Settlement, closed: dict[str, str]) -> dict[str, TopicChange]:
+    """What to write into `outbox_topics`; nothing as long as all is well."""
+    confirmed = {batch.messages[0].topic for batch in settlement.delivered} & fetched.topics.keys()
+    refused = Counter(letter.message.topic for letter in settlement.refused)
+    return {
+        topic: TopicChange(reason=closed.get(topic), confirmed=topic in confirmed, refused=refused[topic])
+        for topic in closed.keys() | confirmed | refused.keys()
+    }
 
 
 def _lanes(

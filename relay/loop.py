@@ -1,20 +1,21 @@
 """The slots: each looks for work, claims lanes, publishes, settles, until told to stop."""
 
 import asyncio
-import random
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 
 import asyncpg
 
 from app import log, metrics
 from app.db import is_transient, sqlstate
 from app.errors import BrokerUnavailable, DatabaseUnavailable
-from app.lifecycle import supervise, wait
+from app.lifecycle import jittered, supervise, wait
 from app.outbox.models import LANES
 from app.settings import Settings
 from relay import housekeeping, store
@@ -26,6 +27,8 @@ from relay.traffic import PATIENCE, Traffic
 
 logger = log.get(__name__)
 
+_STRIDE = 11
+"""From claim to claim the first lane moves by this; relays start anywhere, and 11 visits all 32 lanes."""
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=0.1), timedelta(seconds=30)
 
 
@@ -38,6 +41,7 @@ class Shared:
     traffic: Traffic = field(default_factory=Traffic)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     one_by_one: set[tuple[int, str]] = field(default_factory=set)
+    starts: Iterator[int] = field(default_factory=lambda: count(secrets.randbelow(LANES), step=_STRIDE))
     lanes_written_at: dict[int, float] = field(default_factory=dict)
     last_round_at: float = field(default_factory=time.monotonic)
 
@@ -81,7 +85,7 @@ class Slot:
                     await self._session(stop)
                 except Exception as error:
                     self._failed(error)
-                    await wait(stop, self._pause * random.uniform(0.8, 1.2))
+                    await wait(stop, jittered(self._pause))
                     self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         finally:
             await self._publisher.close()
@@ -93,7 +97,7 @@ class Slot:
         if isinstance(error, DatabaseUnavailable) or is_transient(error):
             logger.warning("slot.disconnected", reason=reason, pause=self._pause.total_seconds())
         else:
-            logger.exception("slot.failed", reason=reason, pause=self._pause.total_seconds())
+            logger.error("slot.failed", reason=reason, pause=self._pause.total_seconds(), exc_info=error)
 
     async def _session(self, stop: asyncio.Event) -> None:
         """Rounds on one connection, until it fails or the relay stops."""
@@ -109,7 +113,7 @@ class Slot:
                 if worked:
                     idle = self._settings.relay_poll_min
                 elif self._shared.traffic.on_duty(self):
-                    await wait(self._shared.wake, idle * random.uniform(0.8, 1.2))
+                    await wait(self._shared.wake, jittered(idle))
                     idle = min(idle * 2, self._settings.relay_poll_max)
             with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 await connection.close(timeout=2)
@@ -154,7 +158,7 @@ class Slot:
         if not shared.traffic.pressure and not await store.look(connection):
             return False
         async with connection.transaction():
-            lanes = await store.claim(connection, start=random.randrange(LANES), lanes=share.lanes)
+            lanes = await store.claim(connection, start=next(shared.starts), lanes=share.lanes)
             if not lanes:
                 shared.traffic.relax()
                 return False
@@ -177,7 +181,7 @@ class Slot:
             )
             self._learn(ended, lanes, todo.send)
             await store.settle(connection, ended.settlement, settings)
-        self._settled(ended, lanes)
+        self._settled(ended)
         return bool(fetched.messages)
 
     async def _publish(self, messages: Sequence[OwedMessage], lanes: Sequence[Lane]) -> Sequence[Outcome]:
@@ -213,7 +217,7 @@ class Slot:
             shared.one_by_one = {pair for pair in shared.one_by_one if pair[0] not in claimed or pair in left}
         shared.one_by_one |= ended.one_by_one
 
-    def _settled(self, ended: Conclusion, lanes: Sequence[Lane]) -> None:
+    def _settled(self, ended: Conclusion) -> None:
         """After the commit: count it."""
         now = time.monotonic()
         settlement = ended.settlement

@@ -12,7 +12,7 @@ from uuid import UUID
 
 
 class OwedMessage(NamedTuple):
-    """A message as it was fetched. `headers` is flat: name, value, name, value, …
+    """A message as it was fetched; `headers` is flat: name, value, name, value and so on.
 
     `held` says why it may not be published now: 0 because its topic is closed, else the id of the dead letter of its
     (topic, key) that it waits behind. `behind` is where it lies: None in the lane, 0 parked behind a closed topic,

@@ -6,6 +6,7 @@ batch cannot be delivered, and delivers that batch later, behind our back.
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from datetime import timedelta
 
 from aiokafka import AIOKafkaProducer
@@ -20,7 +21,7 @@ BATCH_BYTES = 131_072
 _START = timedelta(seconds=15)
 
 
-class InvalidRecordError(BrokerResponseError):
+class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka has no types
     """INVALID_RECORD, which aiokafka does not know: the broker will never take this record."""
 
     errno = 87
@@ -51,12 +52,10 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
 
         async def remembered(node_id: int, batches: object) -> None:
             task = asyncio.current_task()
-            assert task is not None
-            self.produce_tasks.add(task)
-            try:
-                await send(node_id, batches)
-            finally:
-                self.produce_tasks.discard(task)
+            if task is not None:
+                self.produce_tasks.add(task)
+                task.add_done_callback(self.produce_tasks.discard)
+            await send(node_id, batches)
 
         self._sender._send_produce_req = remembered
 
@@ -80,32 +79,38 @@ async def abandon(producer: Producer) -> None:
 
     Bytes that the kernel already has may still arrive: the outcome of a batch in flight stays unknown.
     """
-    accumulator, client = producer._message_accumulator, producer.client
     producer._closed = True  # refuse new batches
-    accumulator._closed = True
-    sender = producer._sender.sender_task
-    tasks = [task for task in (sender, *producer.produce_tasks) if task is not None and not task.done()]
+    producer._message_accumulator._closed = True
+    tasks = [task for task in (producer._sender.sender_task, *producer.produce_tasks) if task is not None]
     for task in tasks:
         task.cancel()
-    for connection in list(client._conns.values()):  # abort, not close: nothing buffered may leave
+    for connection in list(producer.client._conns.values()):  # abort, not close: nothing buffered may leave
         if connection._writer is not None:
             connection._writer.transport.abort()
     with contextlib.suppress(Exception):
         async with asyncio.timeout(1):
-            await client.close()
+            await producer.client.close()
     for _ in range(3):  # the first cancellation makes the sender wait for its own tasks
-        tasks = [task for task in tasks if not task.done()]
-        if not tasks:
-            break
-        await asyncio.wait(tasks, timeout=0.2)
-        for task in tasks:
+        running = [task for task in tasks if not task.done()]
+        if running:
+            await asyncio.wait(running, timeout=0.2)
+        for task in running:
             task.cancel()
+    _fail_waiters(producer)
+    _mark_seen(tasks)
+
+
+def _fail_waiters(producer: Producer) -> None:
+    """Tell whoever waits for a batch that no answer will come."""
+    accumulator = producer._message_accumulator
     batches = {batch for queue in accumulator._batches.values() for batch in queue} | accumulator._pending_batches
     accumulator._pending_batches |= batches  # or the callback of a re-queued batch fails in the loop
     accumulator.fail_all(ProducerClosed())
-    for future in (future for batch in batches for future in (batch.future, batch._drain_waiter)):
+    _mark_seen(future for batch in batches for future in (batch.future, batch._drain_waiter))
+
+
+def _mark_seen(futures: Iterable[asyncio.Future[None]]) -> None:
+    """Read the exceptions, or asyncio logs them as never retrieved."""
+    for future in futures:
         if future.done() and not future.cancelled():
-            future.exception()  # mark it as seen
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.exception()
+            future.exception()

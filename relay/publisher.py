@@ -8,7 +8,9 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from itertools import count
 
 from aiokafka import errors as kafka
@@ -65,14 +67,11 @@ def _outcome(error: BaseException, topic: str, batch: list[OwedMessage]) -> Outc
 
 
 _SPECVERSION = ("ce_specversion", b"1.0")
-_names: dict[bytes, str] = {}  # header names are few and repeat in every message
 
 
+@lru_cache(maxsize=1000)  # header names are few and repeat in every message
 def _name(raw: bytes) -> str:
-    name = raw.decode("utf-8", "replace")
-    if len(_names) < 1000:
-        _names[raw] = name
-    return name
+    return raw.decode("utf-8", "replace")
 
 
 def record_headers(message: OwedMessage) -> list[tuple[str, bytes]]:
@@ -83,7 +82,7 @@ def record_headers(message: OwedMessage) -> list[tuple[str, bytes]]:
         ("ce_id", str(message.message_id).encode()),
         ("ce_type", message.type.encode()),
         ("ce_time", message.created_at.isoformat().encode()),
-        *((_names.get(raw) or _name(raw), value) for raw, value in zip(flat, flat, strict=True)),
+        *((_name(raw), value) for raw, value in zip(flat, flat, strict=True)),
     ]
 
 
@@ -97,7 +96,7 @@ class KafkaPublisher:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._producer: producers.Producer | None = None
-        self._next_partition = count()
+        self._turn = count()
 
     async def open(self) -> None:
         """Start a producer unless there is one. Raises BrokerUnavailable."""
@@ -114,65 +113,66 @@ class KafkaPublisher:
         self, messages: Sequence[OwedMessage], *, singly: Collection[str], deadline: timedelta
     ) -> list[Outcome]:
         """See `relay.outcomes.Publisher`."""
+        if self._producer is None:
+            return [Unsent(messages)]
         by_topic: defaultdict[str, list[OwedMessage]] = defaultdict(list)
         for message in messages:
             by_topic[message.topic].append(message)
-        end = asyncio.get_running_loop().time() + deadline.total_seconds()
-        topics = [
-            self._publish_to_topic(topic, owed, singly=topic in singly, end=end) for topic, owed in by_topic.items()
-        ]
-        outcomes = [outcome for part in await asyncio.gather(*topics) for outcome in part]
+        attempt = _Attempt(self._producer, asyncio.get_running_loop().time() + deadline.total_seconds())
+        turn = next(self._turn)
+        parts = await asyncio.gather(
+            *(attempt.topic(topic, owed, singly=topic in singly, turn=turn) for topic, owed in by_topic.items())
+        )
+        outcomes = [outcome for part in parts for outcome in part]
         if not all(isinstance(outcome, Delivered) for outcome in outcomes):
             await self.close()
         return outcomes
 
-    async def _publish_to_topic(
-        self, topic: str, messages: list[OwedMessage], *, singly: bool, end: float
-    ) -> list[Outcome]:
-        assert self._producer is not None
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One `publish`: topics and partitions side by side, each partition in order. `end` is the loop's time."""
+
+    producer: producers.Producer
+    end: float
+
+    async def topic(self, topic: str, messages: list[OwedMessage], *, singly: bool, turn: int) -> list[Outcome]:
+        """Send one topic's messages. Those without a key go together, to a partition that changes with `turn`."""
         try:
-            async with asyncio.timeout_at(end):
-                partitions = len(await self._producer.partitions_for(topic))
+            async with asyncio.timeout_at(self.end):
+                partitions = len(await self.producer.partitions_for(topic))
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             return [_outcome(error, topic, messages)]
         by_partition: defaultdict[int, list[OwedMessage]] = defaultdict(list)
-        anywhere = next(self._next_partition) % partitions  # messages without a key take turns by batch
         for message in messages:
-            partition = anywhere if message.key is None else partition_of(message.key, partitions)
-            by_partition[partition].append(message)
+            key = message.key
+            by_partition[turn % partitions if key is None else partition_of(key, partitions)].append(message)
         parts = await asyncio.gather(
-            *(
-                self._publish_to_partition(topic, partition, part, singly=singly, end=end)
-                for partition, part in by_partition.items()
-            )
+            *(self._partition(topic, partition, part, singly=singly) for partition, part in by_partition.items())
         )
         return [outcome for part in parts for outcome in part]
 
-    async def _publish_to_partition(
-        self, topic: str, partition: int, messages: list[OwedMessage], *, singly: bool, end: float
+    async def _partition(
+        self, topic: str, partition: int, messages: list[OwedMessage], *, singly: bool
     ) -> list[Outcome]:
         """One batch after the other; each waits for the answer to the one before it."""
         outcomes: list[Outcome] = []
         start = 0
         while start < len(messages):
             builder, stop = self._build(messages, start, singly=singly)
-            batch = messages[start:stop]
-            outcome = await self._send(builder, topic, partition, batch, end)
-            outcomes.append(outcome)
+            outcomes.append(await self._send(builder, topic, partition, messages[start:stop]))
             start = stop
-            if not isinstance(outcome, Delivered):
-                if start < len(messages):
-                    outcomes.append(Unsent(messages[start:]))
+            if not isinstance(outcomes[-1], Delivered):
                 break
+        if start < len(messages):
+            outcomes.append(Unsent(messages[start:]))
         return outcomes
 
     def _build(self, messages: list[OwedMessage], start: int, *, singly: bool) -> tuple[BatchBuilder, int]:
         """A closed batch of the messages from `start`, and the index after its last."""
-        assert self._producer is not None
-        builder = self._producer.create_batch()
+        builder = self.producer.create_batch()
         append, now = builder.append, time.time_ns() // 1_000_000
-        stop = start
-        last = start + 1 if singly else len(messages)
+        stop, last = start, start + 1 if singly else len(messages)
         while stop < last:
             message = messages[stop]
             if append(timestamp=now, key=message.key, value=message.payload, headers=record_headers(message)) is None:
@@ -181,14 +181,10 @@ class KafkaPublisher:
         builder.close()
         return builder, stop
 
-    async def _send(
-        self, builder: BatchBuilder, topic: str, partition: int, batch: list[OwedMessage], end: float
-    ) -> Outcome:
-        assert self._producer is not None
+    async def _send(self, builder: BatchBuilder, topic: str, partition: int, batch: list[OwedMessage]) -> Outcome:
         try:
-            async with asyncio.timeout_at(end):
-                future = await self._producer.send_batch(builder, topic, partition=partition)
-                metadata = await future
+            async with asyncio.timeout_at(self.end):
+                metadata = await (await self.producer.send_batch(builder, topic, partition=partition))
         except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:
             return _outcome(error, topic, batch)
         return Delivered(batch, partition, metadata.offset)

@@ -46,8 +46,11 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One fetch. `topics` has those that are closed or refused their last messages; `returning` the dead letters whose
-    followers may be among the messages."""
+    """One fetch.
+
+    `topics` has those that are closed or refused their last messages, `returning` the dead letters whose followers may
+    be among the messages.
+    """
 
     xmin: int
     messages: list[OwedMessage]
