@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from app import log
+from app.errors import Unavailable
 
 logger = log.get(__name__)
 
@@ -99,8 +100,10 @@ async def supervise(
         started = asyncio.get_running_loop().time()
         try:
             await run()
-        except Exception as error:
-            logger.exception("task.failed", task=name, error=type(error).__name__)
+        except Unavailable as error:
+            logger.warning("task.interrupted", task=name, reason=str(error), pause=pause.total_seconds())
+        except Exception:
+            logger.exception("task.failed", task=name, pause=pause.total_seconds())
         else:
             if stop.is_set():
                 return

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,8 +12,8 @@ from itertools import count
 import asyncpg
 
 from app import log, metrics
-from app.db import is_transient, sqlstate
-from app.errors import BrokerUnavailable, DatabaseUnavailable
+from app.db import is_transient, sqlstate, unavailable
+from app.errors import BrokerUnavailable
 from app.lifecycle import jittered, supervise, wait
 from app.outbox.models import LANES
 from app.settings import Settings
@@ -29,7 +28,7 @@ logger = log.get(__name__)
 
 _STRIDE = 11
 """From claim to claim the first lane moves by this; relays start anywhere, and 11 visits all 32 lanes."""
-_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=0.1), timedelta(seconds=30)
+_CLOSE = timedelta(seconds=2)
 
 
 @dataclass(slots=True)
@@ -75,52 +74,40 @@ class Slot:
         self._shared = shared
         self._settings = shared.settings
         self._publisher = publisher
-        self._pause = _FIRST_PAUSE
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Deliver until told to stop; the batch in hand is finished first. No failure ends a slot."""
-        try:
-            while not stop.is_set():
-                try:
-                    await self._session(stop)
-                except Exception as error:
-                    self._failed(error)
-                    await wait(stop, jittered(self._pause))
-                    self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        finally:
-            await self._publisher.close()
+        """Deliver until told to stop; the batch in hand is finished first.
 
-    def _failed(self, error: Exception) -> None:
-        """Say why a session ended; what it had not settled stays owed."""
-        reason = sqlstate(error) or type(error).__name__
-        metrics.settle_failures.labels(reason).inc()
-        if isinstance(error, DatabaseUnavailable) or is_transient(error):
-            logger.warning("slot.disconnected", reason=reason, pause=self._pause.total_seconds())
-        else:
-            logger.error("slot.failed", reason=reason, pause=self._pause.total_seconds(), exc_info=error)
-
-    async def _session(self, stop: asyncio.Event) -> None:
-        """Rounds on one connection, until it fails or the relay stops."""
+        Raises DatabaseUnavailable when the connection fails; what was not settled stays owed, and whoever runs the slot
+        starts it again after a pause.
+        """
         connection = await store.connect(self._settings)
         metrics.slots_connected.inc()
         try:
-            idle = self._settings.relay_poll_min
-            while not stop.is_set():
-                await self._shared.traffic.turn(self)
-                if stop.is_set():
-                    break
-                worked = await self._attempt(connection, stop)
-                if worked:
-                    idle = self._settings.relay_poll_min
-                elif self._shared.traffic.on_duty(self):
-                    await wait(self._shared.wake, jittered(idle))
-                    idle = min(idle * 2, self._settings.relay_poll_max)
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                await connection.close(timeout=2)
+            await self._serve(connection, stop)
+            await connection.close(timeout=_CLOSE.total_seconds())
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            metrics.settle_failures.labels(sqlstate(error) or type(error).__name__).inc()
+            if is_transient(error):
+                raise unavailable(error) from error
+            raise
         finally:
             metrics.slots_connected.dec()
             self._shared.traffic.hand_over(self)
             connection.terminate()
+            await self._publisher.close()
+
+    async def _serve(self, connection: asyncpg.Connection, stop: asyncio.Event) -> None:
+        idle = self._settings.relay_poll_min
+        while not stop.is_set():
+            await self._shared.traffic.turn(self)
+            if stop.is_set():
+                return
+            if await self._attempt(connection, stop):
+                idle = self._settings.relay_poll_min
+            elif self._shared.traffic.on_duty(self):
+                await wait(self._shared.wake, jittered(idle))
+                idle = min(idle * 2, self._settings.relay_poll_max)
 
     async def _attempt(self, connection: asyncpg.Connection, stop: asyncio.Event) -> bool:
         """One round, if the breaker allows one. Did it deliver, hold or refuse anything?"""
@@ -223,7 +210,6 @@ class Slot:
         settlement = ended.settlement
         for lane in settlement.lanes:
             self._shared.lanes_written_at[lane.lane] = now
-        self._pause = _FIRST_PAUSE
         metrics.claims.labels("settled").inc()
         moment = datetime.now(UTC)
         for batch in settlement.delivered:

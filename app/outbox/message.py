@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 def new_message_id() -> UUID:
-    """A UUIDv7 (RFC 9562): the milliseconds of now, then 74 random bits, which make it unique whatever the clock says."""
+    """A UUIDv7 (RFC 9562): the milliseconds of now, then 74 random bits, unique whatever the clock says."""
     value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10))
     value = value & ~(0xF << 76) | 0x7 << 76  # version 7
     value = value & ~(0x3 << 62) | 0x2 << 62  # variant of RFC 9562
