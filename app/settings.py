@@ -219,8 +219,10 @@ class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings):
         problems = (
             (
                 self.publish_deadline + rebuild > self.relay_idle_timeout,
-                f"RELAY_IDLE_TIMEOUT must be at least PUBLISH_DEADLINE + {rebuild.seconds} s, or slots are ended "
-                "that still wait for Kafka: raise it, or lower PUBLISH_DEADLINE",
+                (
+                    f"RELAY_IDLE_TIMEOUT must be at least PUBLISH_DEADLINE + {rebuild.seconds} s, or slots are ended "
+                    "that still wait for Kafka: raise it, or lower PUBLISH_DEADLINE"
+                ),
             ),
             (
                 self.kafka_request_timeout >= self.publish_deadline,
