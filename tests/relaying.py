@@ -1,0 +1,62 @@
+"""The real relay in the test's own process, hurried, and watched for errors that nobody would see."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from app.settings import Settings, load
+from relay.loop import Relay
+from relay.outcomes import Publisher
+from relay.publisher import KafkaPublisher
+
+HURRIED = {
+    "publish_deadline": 3,
+    "kafka_request_timeout": 1,
+    "relay_idle_timeout": 11,
+    "relay_probe_min": 0.1,
+    "relay_probe_max": 1,
+}
+"""Deadlines for tests that wait for them; all of them fit together."""
+
+
+def hurried(database_url: str, bootstrap_servers: str, **overrides: object) -> Settings:
+    return load(
+        _env_file=None,
+        database_url=database_url,
+        kafka_bootstrap_servers=bootstrap_servers,
+        **HURRIED | overrides,
+    )
+
+
+@asynccontextmanager
+async def running(settings: Settings, publisher: Callable[[], Publisher] | None = None) -> AsyncIterator[Relay]:
+    """A relay that runs until the end of the block; it must then stop by itself, in time and leaving nothing behind."""
+    with no_lost_errors():
+        before = asyncio.all_tasks()
+        relay = Relay(settings, publisher or (lambda: KafkaPublisher(settings)))
+        stop = asyncio.Event()
+        task = asyncio.create_task(relay.run(stop))
+        try:
+            yield relay
+        finally:
+            stop.set()
+            async with asyncio.timeout(settings.publish_deadline.total_seconds() + 5):
+                await task
+        left = {task.get_name() for task in asyncio.all_tasks() - before if not task.done()}
+        assert not left, f"the relay left tasks behind: {left}"
+
+
+@contextmanager
+def no_lost_errors() -> Iterator[None]:
+    """Fail when the event loop complains: of an exception that nobody asked for, of one in a callback, and so on."""
+    loop, complaints = asyncio.get_running_loop(), list[dict[str, Any]]()
+    previous = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    try:
+        yield
+        gc.collect()
+    finally:
+        loop.set_exception_handler(previous)
+    assert not complaints, complaints
