@@ -125,7 +125,9 @@ def test_a_pid_file_that_names_a_stranger_is_no_obstacle(data_dir: Path) -> None
     pid_file = data_dir / "cluster" / "postmaster.pid"
     text = pid_file.read_text()
     server.stop()
-    stranger = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    # Of the server's own user: PostgreSQL itself sees that another user's process cannot be its predecessor.
+    owner = pid_file.parent.stat().st_uid
+    stranger = subprocess.Popen(["cat"], stdin=subprocess.PIPE, cwd="/", user=None if owner == os.geteuid() else owner)
     try:
         pid_file.write_text(text.replace(text.split("\n", 1)[0], str(stranger.pid), 1))
         server.start()
@@ -162,9 +164,19 @@ def test_the_server_ends_with_the_process_that_started_it(data_dir: Path, frozen
         if frozen:
             os.kill(int(pid), signal.SIGSTOP)
         starter.kill()
-    with EmbeddedPostgres(data_dir) as server:  # waits for the orphan
-        assert not Path("/proc", pid, "cwd").exists()
+    _wait_until(lambda: not Path("/proc", pid, "cwd").exists())
+
+
+def test_a_server_that_outlived_its_starter_is_ended(data_dir: Path) -> None:
+    orphan = EmbeddedPostgres(data_dir)
+    orphan.start()
+    assert orphan._directory is not None
+    orphan._directory.release()  # as when nobody is left to hold the lock
+    orphan._directory = None
+    with EmbeddedPostgres(data_dir) as server:
+        assert not orphan.running
         assert query(server, "SELECT 1") == "1"
+    orphan.stop()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for the server")
