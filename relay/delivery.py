@@ -23,11 +23,15 @@ _by_id = attrgetter("id")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do with a fetch: `send` in this order, `held` into (or back among) the parked."""
+    """What to do with a fetch: `send` in this order, `held` into (or back among) the parked.
+
+    `full`: some list was cut, so there is more. `probe`: a lane with the probe of a half-open topic, left out here.
+    """
 
     send: list[OwedMessage]
     held: list[OwedMessage]
     full: bool
+    probe: int | None
     _lanes: dict[int, list[OwedMessage]] = field(repr=False)
     _full: frozenset[int] = field(repr=False)
 
@@ -42,11 +46,12 @@ class Plan:
         )
 
 
-def plan(fetched: Fetched, *, messages: int, size: int) -> Plan:
+def plan(fetched: Fetched, *, messages: int, size: int, probes: bool) -> Plan:
     """Merge each lane's lists into one list in id order, cut where one of them was cut.
 
     A list that hit its limit says nothing about ids above its last one; a message of the lane above that could
-    overtake a parked one of its key.
+    overtake a parked one of its key. Without `probes`, the probes of half-open topics stay parked: they may take
+    until the deadline, and all lanes of the round would wait for them.
     """
     lists: defaultdict[tuple[int, int | None], list[OwedMessage]] = defaultdict(list)
     for message in fetched.messages:
@@ -63,13 +68,22 @@ def plan(fetched: Fetched, *, messages: int, size: int) -> Plan:
     if len(lists) > len({lane for lane, _ in lists}):  # some lane has parked messages too
         taken = [m for m in taken if m.lane not in horizon or m.id <= horizon[m.lane]]
     taken = sorted(taken, key=_by_id)
+    send = [message for message in taken if message.held is None]
+    left_out = [] if probes or not fetched.topics else [message for message in send if _is_probe(message, fetched)]
     return Plan(
-        send=[message for message in taken if message.held is None],
+        send=[message for message in send if message not in left_out] if left_out else send,
         held=[message for message in taken if message.held is not None],
         full=bool(horizon),
+        probe=left_out[0].lane if left_out else None,
         _lanes={lane: members for (lane, behind), members in lists.items() if behind is None},
         _full=frozenset(full_lanes),
     )
+
+
+def _is_probe(message: OwedMessage, fetched: Fetched) -> bool:
+    """Is it one that tries whether a closed topic takes messages again?"""
+    state = fetched.topics.get(message.topic)
+    return message.behind is not None and state is not None and state.closed
 
 
 @dataclass(frozen=True, slots=True)

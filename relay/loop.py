@@ -40,6 +40,9 @@ class Shared:
     traffic: Traffic = field(default_factory=Traffic)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     one_by_one: set[tuple[int, str]] = field(default_factory=set)
+    probe: int | None = None
+    """A lane with the probe of a half-open topic; it gets a round of its own, one at a time."""
+    probing: bool = False
     starts: Iterator[int] = field(default_factory=lambda: count(secrets.randbelow(LANES), step=_STRIDE))
     lanes_written_at: dict[int, float] = field(default_factory=dict)
     last_round_at: float = field(default_factory=time.monotonic)
@@ -60,11 +63,13 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much one claim may take."""
+    """How much one claim may take, and from which lane on; `probe`: it is there to probe a topic."""
 
     lanes: int
     messages: int
     size: int
+    start: int
+    probe: bool = False
 
 
 class Slot:
@@ -125,36 +130,48 @@ class Slot:
             return False
         finally:
             metrics.broker_available.set(breaker.closed)
-        if permit is Permit.PROBE:
-            share = Share(lanes=1, messages=1, size=1)
-        elif self._shared.traffic.pressure:
-            share = Share(1, settings.relay_batch_messages, settings.relay_batch_bytes)
-        else:
-            share = Share(LANES, settings.relay_light_messages, max(1, settings.relay_batch_bytes // LANES))
         self._shared.wake.clear()
+        share = self._share(permit)
         try:
             return await self._round(connection, share)
         finally:
             if permit is Permit.PROBE:
                 breaker.unused()
+            if share.probe:
+                self._shared.probing = False
             self._shared.alive()
+
+    def _share(self, permit: Permit) -> Share:
+        """One message to probe the broker; one lane under pressure or to probe a topic; else a little of all lanes."""
+        shared, settings = self._shared, self._settings
+        start = next(shared.starts) % LANES
+        if permit is Permit.PROBE:
+            return Share(lanes=1, messages=1, size=1, start=start)
+        if shared.probe is not None and not shared.probing:
+            lane, shared.probe, shared.probing = shared.probe, None, True
+            return Share(1, settings.relay_batch_messages, settings.relay_batch_bytes, lane, probe=True)
+        if shared.traffic.pressure:
+            return Share(1, settings.relay_batch_messages, settings.relay_batch_bytes, start)
+        size = max(1, settings.relay_batch_bytes // LANES)
+        return Share(LANES, settings.relay_light_messages, size, start)
 
     async def _round(self, connection: asyncpg.Connection, share: Share) -> bool:
         """Claim, fetch, publish, settle, in one transaction: the lanes' row locks are the lease."""
         shared, settings = self._shared, self._settings
-        if not shared.traffic.pressure and not await store.look(connection):
+        if share.lanes > 1 and not await store.look(connection):
             return False
         async with connection.transaction():
-            lanes = await store.claim(connection, start=next(shared.starts), lanes=share.lanes)
+            lanes = await store.claim(connection, start=share.start, lanes=share.lanes)
             if not lanes:
                 shared.traffic.relax()
                 return False
             fetched = await store.fetch(connection, lanes, messages=share.messages, size=share.size)
-            todo = plan(fetched, messages=share.messages, size=share.size)
-            if todo.full and share.lanes > 1:
-                shared.traffic.call_all()
-            elif not todo.full:
+            todo = plan(fetched, messages=share.messages, size=share.size, probes=share.lanes == 1)
+            shared.probe = todo.probe if shared.probe is None else shared.probe
+            if not todo.full:
                 shared.traffic.relax()
+            elif share.lanes > 1:
+                shared.traffic.call_all()
             started = time.monotonic()
             outcomes = await self._publish(todo.send, lanes)
             ended = conclude(

@@ -45,12 +45,12 @@ _HAS_WORK = (
 # Is there work for anybody? One round trip, no lock, no transaction id.
 LOOK = "SELECT EXISTS (SELECT FROM outbox_lanes AS l WHERE " + _HAS_WORK + ")"
 
-# Takes lanes that have work and that nobody holds, starting at a lane that differs from claim to claim.
+# Takes lanes that have work and that nobody holds, from lane $1 on.
 CLAIM = (
     "SELECT l.lane, l.floor, l.seen, l.mark, l.mark_xid::text::bigint, l.has_parked, "
     "pg_current_xact_id()::text::bigint FROM outbox_lanes AS l WHERE "
     + _HAS_WORK
-    + " ORDER BY (l.lane + $1::integer) & 31 LIMIT $2 FOR UPDATE OF l SKIP LOCKED"
+    + " ORDER BY (l.lane - $1::integer) & 31 LIMIT $2 FOR UPDATE OF l SKIP LOCKED"
 )
 
 # Dead letters of the claimed lanes whose followers may still lie parked. Read before the fetch: one that is decided
