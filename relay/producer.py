@@ -9,8 +9,17 @@ import contextlib
 from collections.abc import Iterable
 from datetime import timedelta
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import BrokerResponseError, KafkaError, ProducerClosed, kafka_errors
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    BrokerResponseError,
+    KafkaConnectionError,
+    KafkaError,
+    LeaderNotAvailableError,
+    ProducerClosed,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    kafka_errors,
+)
 
 from app.broker import connection_options
 from app.errors import BrokerUnavailable
@@ -19,6 +28,8 @@ from app.settings import KafkaSettings
 BATCH_BYTES = 131_072
 """Bytes of one batch; between 64 and 256 KiB throughput is flat, below 16 KiB it halves."""
 _START = timedelta(seconds=15)
+_PATIENCE = (0.05, 0.15, 0.3, 0.5)
+"""Pauses, in seconds, between looks at metadata that are not there yet: a second in all."""
 
 
 class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka has no types
@@ -58,6 +69,42 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
             await send(node_id, batches)
 
         self._sender._send_produce_req = remembered
+
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions the topic has; a topic that is just being created gets a second.
+
+        Raises UnknownTopicOrPartitionError, TopicAuthorizationFailedError, or KafkaConnectionError when no broker
+        answers.
+        """
+        cluster = self.client.cluster
+        for pause in (0.0, *_PATIENCE):
+            partitions = cluster.partitions_for_topic(topic)
+            if partitions is not None:
+                return len(partitions)
+            await asyncio.sleep(pause)
+            await self._refresh(topic)
+            if topic in cluster.unauthorized_topics:
+                raise TopicAuthorizationFailedError
+        raise UnknownTopicOrPartitionError
+
+    async def await_leader(self, topic: str, partition: int) -> None:
+        """Return when the partition has a leader; one that has none gets a second.
+
+        Raises LeaderNotAvailableError, or KafkaConnectionError when no broker answers. aiokafka itself would wait for
+        the whole request time-out.
+        """
+        for pause in _PATIENCE:
+            if self.client.cluster.leader_for_partition(TopicPartition(topic, partition)) not in (None, -1):
+                return
+            await asyncio.sleep(pause)
+            await self._refresh(topic)
+        raise LeaderNotAvailableError
+
+    async def _refresh(self, topic: str) -> None:
+        """Ask the brokers about the topic anew."""
+        self.client._topics.add(topic)
+        if not await self.client.force_metadata_update():
+            raise KafkaConnectionError
 
 
 async def start(settings: KafkaSettings) -> Producer:

@@ -140,7 +140,7 @@ class _Attempt:
         """Send one topic's messages. Those without a key go together, to a partition that changes with `turn`."""
         try:
             async with asyncio.timeout_at(self.end):
-                partitions = len(await self.producer.partitions_for(topic))
+                partitions = await self.producer.partition_count(topic)
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             return [_outcome(error, topic, messages)]
         by_partition: defaultdict[int, list[OwedMessage]] = defaultdict(list)
@@ -184,6 +184,7 @@ class _Attempt:
     async def _send(self, builder: BatchBuilder, topic: str, partition: int, batch: list[OwedMessage]) -> Outcome:
         try:
             async with asyncio.timeout_at(self.end):
+                await self.producer.await_leader(topic, partition)
                 metadata = await (await self.producer.send_batch(builder, topic, partition=partition))
         except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:
             return _outcome(error, topic, batch)
