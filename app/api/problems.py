@@ -164,7 +164,7 @@ def answer(
         ]
     content["reference"] = scope.get("state", {}).get("request_id")
     return JSONResponse(
-        content | dict(extensions or {}), status_code=kind.status, headers=headers, media_type=MEDIA_TYPE
+        content | dict(extensions or {}), status_code=kind.status.value, headers=headers, media_type=MEDIA_TYPE
     )
 
 
