@@ -172,8 +172,9 @@ CREATE INDEX ix_outbox_receipts_message_id ON outbox_receipts (message_id);
 CREATE TABLE outbox_receipts_default PARTITION OF outbox_receipts DEFAULT;
 
 -- Makes the partitions of today and the next days (UTC), taking over what the default partition holds of them, and
--- drops those that ended longer ago than the retention. Runs with the rights of the tables' owner, so that the relay's
--- role need not own them.
+-- drops those that ended longer ago than the retention. A settle that was routed to the default partition and then sees
+-- its day attached would fail, so settles wait while a partition is made. Runs with the rights of the tables' owner, so
+-- that the relay's role need not own them.
 CREATE FUNCTION outbox_roll_receipts(retention interval, ahead integer DEFAULT 7) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone TO 'UTC' AS $$
 DECLARE
@@ -184,6 +185,7 @@ BEGIN
     FOR day IN SELECT today + i FROM generate_series(0, ahead) AS i LOOP
         name := 'outbox_receipts_' || to_char(day, 'YYYYMMDD');
         IF to_regclass(name) IS NULL THEN
+            LOCK TABLE outbox_receipts IN SHARE ROW EXCLUSIVE MODE;
             EXECUTE format('CREATE TABLE %I (LIKE outbox_receipts INCLUDING ALL)', name);
             EXECUTE format(
                 'WITH moved AS (DELETE FROM outbox_receipts_default WHERE delivered_at >= %L AND delivered_at < %L '
