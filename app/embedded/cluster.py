@@ -35,9 +35,7 @@ def create_cluster(directory: DataDirectory, installation: Installation, *, dura
         account=directory.account,
     )
     if finished.returncode:
-        raise EmbeddedServiceError(
-            f"the embedded PostgreSQL could not be set up: {last_line(finished.stderr)}"
-        )
+        raise EmbeddedServiceError(f"the embedded PostgreSQL could not be set up: {last_line(finished.stderr)}")
     unfinished.rename(directory.cluster)
 
 

@@ -111,9 +111,7 @@ class DataDirectory:
             self.path.chmod(_PRIVATE)
             return
         self.path.chmod(_ENTERABLE)
-        if run(
-            ["/bin/sh", "-c", 'cd "$1"', "sh", str(self.path)], environment={}, account=self.account
-        ).returncode:
+        if run(["/bin/sh", "-c", 'cd "$1"', "sh", str(self.path)], environment={}, account=self.account).returncode:
             raise EmbeddedServiceError(
                 f"PostgreSQL does not run as root, and user {self.account.uid} cannot enter {self.path}: "
                 f"choose a data directory such as /var/lib/{APPLICATION}, or run this as an ordinary user"
@@ -163,7 +161,6 @@ def _service_account(cluster: Path) -> Account:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
         raise EmbeddedServiceError(
-            "PostgreSQL does not run as root, and there is no user 'nobody' to run it as: "
-            "run this as an ordinary user"
+            "PostgreSQL does not run as root, and there is no user 'nobody' to run it as: run this as an ordinary user"
         ) from None
     return Account(nobody.pw_uid, nobody.pw_gid)

@@ -105,13 +105,9 @@ class _NativeCluster:
         reason = ctypes.create_string_buffer(256)
         configuration = ctypes.c_void_p(library.rd_kafka_conf_new())
         # The client around the cluster connects to nothing, and would write a warning about that.
-        library.rd_kafka_conf_set(
-            configuration, b"log_level", b"2", reason, ctypes.c_size_t(ctypes.sizeof(reason))
-        )
+        library.rd_kafka_conf_set(configuration, b"log_level", b"2", reason, ctypes.c_size_t(ctypes.sizeof(reason)))
         # The handle takes over the configuration, unless it fails.
-        handle = library.rd_kafka_new(
-            _PRODUCER, configuration, reason, ctypes.c_size_t(ctypes.sizeof(reason))
-        )
+        handle = library.rd_kafka_new(_PRODUCER, configuration, reason, ctypes.c_size_t(ctypes.sizeof(reason)))
         if not handle:
             library.rd_kafka_conf_destroy(configuration)
             raise EmbeddedServiceError("the embedded Kafka could not be started")
@@ -163,9 +159,7 @@ class _PublicCluster:
             raise EmbeddedServiceError("the embedded Kafka is closed")
         created = len(self._client.list_topics(name, timeout=10).topics[name].partitions)
         if created != partitions:
-            raise EmbeddedServiceError(
-                f"the embedded Kafka made {created} partitions for {name}, not {partitions}"
-            )
+            raise EmbeddedServiceError(f"the embedded Kafka made {created} partitions for {name}, not {partitions}")
 
     def close(self) -> None:
         self._client = None

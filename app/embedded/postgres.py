@@ -189,8 +189,7 @@ class EmbeddedPostgres:
                 return True
             time.sleep(_POLL_INTERVAL.total_seconds())
         raise EmbeddedServiceError(
-            f"the embedded PostgreSQL was not ready after {_START_TIMEOUT.seconds} s "
-            f"(log: {directory.log_file})"
+            f"the embedded PostgreSQL was not ready after {_START_TIMEOUT.seconds} s (log: {directory.log_file})"
         )
 
     def _pick_port(self) -> int:
@@ -199,9 +198,7 @@ class EmbeddedPostgres:
                 probe.bind((_HOST, 0))
                 self._port = int(probe.getsockname()[1])
         elif self._port_chosen and _is_listening(self._port):
-            raise EmbeddedServiceError(
-                f"port {self._port} is taken: stop what uses it, or choose another port"
-            )
+            raise EmbeddedServiceError(f"port {self._port} is taken: stop what uses it, or choose another port")
         return self._port
 
     def _ended_for_a_passing_reason(self, log: str) -> bool:
