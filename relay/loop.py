@@ -232,12 +232,12 @@ class Slot:
         for batch in settlement.delivered:
             oldest = batch.messages[0]
             metrics.delivered.labels(oldest.topic).inc(len(batch.messages))
-            metrics.end_to_end_seconds.observe((moment - oldest.created_at).total_seconds())
+            metrics.end_to_end_seconds.observe((moment - datetime.fromisoformat(oldest.created_at)).total_seconds())
         for letter in settlement.refused:
             metrics.refused.labels(letter.message.topic, letter.reason).inc()
             logger.error(
                 "message.refused",
-                message_id=str(letter.message.message_id),
+                message_id=letter.message.message_id,
                 topic=letter.message.topic,
                 reason=letter.reason,
             )

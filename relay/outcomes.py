@@ -6,14 +6,15 @@ contract.
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple, Protocol
-from uuid import UUID
 
 
 class OwedMessage(NamedTuple):
     """A message as it was fetched; `headers` is flat: name, value, name, value and so on.
 
+    `message_id` and `created_at` (RFC 3339, UTC) are text as PostgreSQL prints them: that is what the record's headers
+    want, and half as dear as objects.
     `held` says why it may not be published now: 0 because its topic is closed, else the id of the dead letter of its
     (topic, key) that it waits behind. `behind` is where it lies: None in the lane, 0 parked behind a closed topic,
     else parked behind that dead letter.
@@ -21,13 +22,13 @@ class OwedMessage(NamedTuple):
 
     lane: int
     id: int
-    message_id: UUID
+    message_id: str
     topic: str
     key: bytes | None
     headers: list[bytes]
     payload: bytes | None
     type: str
-    created_at: datetime
+    created_at: str
     held: int | None = None
     behind: int | None = None
 

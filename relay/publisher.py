@@ -74,15 +74,20 @@ def _name(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
+@lru_cache(maxsize=1000)  # and so are types
+def _type(name: str) -> tuple[str, bytes]:
+    return ("ce_type", name.encode())
+
+
 def record_headers(message: OwedMessage) -> list[tuple[str, bytes]]:
     """The headers of the Kafka record: CloudEvents' own, then the message's (CloudEvents 1.0, Kafka binary mode)."""
-    flat = iter(message.headers)
+    headers = message.headers
     return [
         _SPECVERSION,
-        ("ce_id", str(message.message_id).encode()),
-        ("ce_type", message.type.encode()),
-        ("ce_time", message.created_at.isoformat().encode()),
-        *((_name(raw), value) for raw, value in zip(flat, flat, strict=True)),
+        ("ce_id", message.message_id.encode()),
+        _type(message.type),
+        ("ce_time", message.created_at.encode()),
+        *zip(map(_name, headers[::2]), headers[1::2], strict=True),
     ]
 
 
