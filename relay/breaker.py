@@ -53,7 +53,7 @@ class Breaker:
 
     def failed(self) -> None:
         """Nothing was acknowledged; pause, twice as long each time."""
-        pause = min(self._longest, self._first * 2**self._failures)
+        pause = min(self._longest, self._first * 2.0 ** min(self._failures, 60))  # far beyond any longest pause
         if self._probing or self.closed:  # slots that fail together count once
             self._failures += 1
         self._probing = False
