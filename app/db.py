@@ -54,7 +54,8 @@ def _milliseconds(duration: timedelta) -> str:
     return str(max(1, round(duration / timedelta(milliseconds=1))))
 
 
-def _tls(settings: DatabaseSettings) -> ssl.SSLContext | bool:
+def tls(settings: DatabaseSettings) -> ssl.SSLContext | bool:
+    """The driver's option `ssl`: False for none."""
     mode, root = settings.database_tls
     if mode == "disable":
         return False
@@ -103,7 +104,7 @@ def create_engine(
             # statement_timeout is the server's; a frozen server or network ends nothing. Without this, nothing would
             # end a COMMIT: SQLAlchemy lets it run to completion even when its task is cancelled.
             "command_timeout": seconds,
-            "ssl": _tls(settings),
+            "ssl": tls(settings),
             "server_settings": _session_settings(
                 role, statement=deadline, lock=settings.lock_timeout, idle=deadline + timedelta(seconds=5)
             ),
@@ -129,7 +130,7 @@ async def connect(
     try:
         return await asyncpg.connect(
             **options,
-            ssl=_tls(settings),
+            ssl=tls(settings),
             timeout=settings.connect_timeout.total_seconds(),
             command_timeout=statement.total_seconds() + 2,
             server_settings=_session_settings(role, statement=statement, lock=statement, idle=idle) | dict(extra or {}),

@@ -34,8 +34,8 @@ class Readiness:
     budget: timedelta = timedelta(seconds=1)
 
 
-def of_database(engine: AsyncEngine) -> tuple[Readiness, ...]:
-    """PostgreSQL answers, and stands at the migrations that this code was written for."""
+def of_database(engine: AsyncEngine, *, engine_only: bool = False) -> tuple[Readiness, ...]:
+    """PostgreSQL answers, and stands at the migrations that this code was written for (or at the engine's)."""
 
     async def reachable() -> None:
         async with engine.connect() as connection:
@@ -43,7 +43,7 @@ def of_database(engine: AsyncEngine) -> tuple[Readiness, ...]:
 
     async def migrated() -> None:
         async with engine.connect() as connection:
-            await migrate.check(connection)
+            await migrate.check(connection, engine_only=engine_only)
 
     return Readiness("database", reachable), Readiness("migrations", migrated)
 

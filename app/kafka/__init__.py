@@ -1,0 +1,1 @@
+"""Kafka, apart from publishing: topics, and reading what is in them."""
