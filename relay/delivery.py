@@ -53,19 +53,19 @@ def plan(fetched: Fetched, *, messages: int, size: int, probes: bool) -> Plan:
     overtake a parked one of its key. Without `probes`, the probes of half-open topics stay parked: they may take
     until the deadline, and all lanes of the round would wait for them.
     """
-    lists: defaultdict[tuple[int, int | None], list[OwedMessage]] = defaultdict(list)
+    lists: defaultdict[tuple[int, int | None, str | None], list[OwedMessage]] = defaultdict(list)
     for message in fetched.messages:
-        lists[message.lane, message.behind].append(message)
+        lists[message.lane, message.behind, message.topic if message.behind == 0 else None].append(message)
     horizon: dict[int, int] = {}
     full_lanes = set()
-    for (lane, behind), members in lists.items():
+    for (lane, behind, _), members in lists.items():
         members.sort(key=_by_id)
         if len(members) >= messages or sum(message.size for message in members) >= size:
             horizon[lane] = min(horizon.get(lane, members[-1].id), members[-1].id)
             if behind is None:
                 full_lanes.add(lane)
     taken = fetched.messages
-    if len(lists) > len({lane for lane, _ in lists}):  # some lane has parked messages too
+    if len(lists) > len({lane for lane, *_ in lists}):  # some lane has parked messages too
         taken = [m for m in taken if m.lane not in horizon or m.id <= horizon[m.lane]]
     taken = sorted(taken, key=_by_id)
     send = [message for message in taken if message.held is None]
@@ -75,7 +75,7 @@ def plan(fetched: Fetched, *, messages: int, size: int, probes: bool) -> Plan:
         held=[message for message in taken if message.held is not None],
         full=bool(horizon),
         probe=left_out[0].lane if left_out else None,
-        _lanes={lane: members for (lane, behind), members in lists.items() if behind is None},
+        _lanes={lane: members for (lane, behind, _), members in lists.items() if behind is None},
         _full=frozenset(full_lanes),
     )
 

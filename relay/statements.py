@@ -4,42 +4,48 @@ All parts that are joined together here are constants of this module; values tra
 ends in OFFSET 0 stops at the first row: without it the planner may hash all parked messages of a lane instead.
 """
 
-# Topics that take nothing: their dead letters' followers stay parked. A half-open one takes them only when nothing
-# else of it is left to be its probe.
-_SHUT_FOR_FOLLOWERS = """
-    SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND (
-        t.paused_at IS NOT NULL OR t.closed_at IS NOT NULL AND (
-            t.closed_until > clock_timestamp()
-            OR EXISTS (SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.behind IS NULL OFFSET 0)
-        )
-    )
+# A half-open topic's probe: the smallest id of it that lies parked in any lane and is not behind an undecided dead
+# letter. A larger one could overtake a message of its key.
+_PROBES = """
+    SELECT p.lane, p.id FROM outbox_topics AS t CROSS JOIN LATERAL (
+        SELECT first.lane, first.id FROM outbox_lanes AS l CROSS JOIN LATERAL (
+            SELECT q.lane, q.id FROM outbox_parked AS q
+            WHERE q.topic = t.topic AND q.lane = l.lane AND q.behind IS NULL ORDER BY q.id LIMIT 1
+        ) AS first
+        UNION ALL
+        SELECT first.lane, first.id FROM outbox_dead_letters AS d CROSS JOIN LATERAL (
+            SELECT q.lane, q.id FROM outbox_parked AS q WHERE q.behind = d.id ORDER BY q.id LIMIT 1
+        ) AS first
+        WHERE d.topic = t.topic AND d.returning_at IS NOT NULL
+        ORDER BY id LIMIT 1
+    ) AS p
+    WHERE t.paused_at IS NULL AND t.closed_until <= clock_timestamp()
 """
 
-# A lane has work when it owes something above its floor, when messages parked in it may go because their topic takes
-# messages (of a half-open topic only the smallest id of all lanes), or when a decided dead letter's followers return.
+# A topic that does not take its dead letters' followers back now.
+_SHUT = """
+    SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND (t.paused_at IS NOT NULL OR t.closed_at IS NOT NULL)
+"""
+
+# A lane has work when it owes something above its floor, when messages parked in it may go because their topic is
+# open, when a decided dead letter's followers may return, or when it has the probe of a half-open topic.
 _HAS_WORK = (
     """
     EXISTS (SELECT FROM outbox_messages AS m WHERE m.lane = l.lane AND m.id > l.floor)
     OR l.has_parked AND EXISTS (
         SELECT FROM outbox_topics AS t
-        WHERE t.paused_at IS NULL AND (
-            t.closed_at IS NULL AND EXISTS (
-                SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL OFFSET 0
-            )
-            OR t.closed_until <= clock_timestamp() AND l.lane = (
-                SELECT p.lane FROM outbox_lanes AS every CROSS JOIN LATERAL (
-                    SELECT q.lane, q.id FROM outbox_parked AS q
-                    WHERE q.topic = t.topic AND q.lane = every.lane AND q.behind IS NULL ORDER BY q.id LIMIT 1
-                ) AS p ORDER BY p.id LIMIT 1
-            )
+        WHERE t.paused_at IS NULL AND t.closed_at IS NULL AND EXISTS (
+            SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL OFFSET 0
         )
     )
     OR EXISTS (
         SELECT FROM outbox_dead_letters AS d
         WHERE d.lane = l.lane AND d.returning_at IS NOT NULL AND NOT EXISTS (
     """
-    + _SHUT_FOR_FOLLOWERS
-    + "))"
+    + _SHUT
+    + ")) OR l.lane IN (SELECT lane FROM ("
+    + _PROBES
+    + ") AS probes)"
 )
 
 # Is there work for anybody? One round trip, no lock, no transaction id.
@@ -65,7 +71,7 @@ _COLUMNS = "lane, id, message_id, topic, key, headers, payload, type, created_at
 _CUT = (
     "SELECT * FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) AS bytes FROM ("
     "SELECT " + _COLUMNS + " FROM {source} ORDER BY id LIMIT $4) AS first"
-    ") AS counted WHERE coalesce(bytes - octet_length(payload), 0) < $5"
+    ") AS counted WHERE coalesce(bytes, 0) - coalesce(octet_length(payload), 0) < $5"
 )
 
 # A statement of its own, never joined to the claim, whose snapshot is older than the lock. Per lane: the messages
@@ -82,16 +88,12 @@ FETCH = (
     ), dead AS MATERIALIZED (
         SELECT EXISTS (SELECT FROM outbox_dead_letters WHERE state = 'dead') AS found
     ), taking AS MATERIALIZED (
-        SELECT t.topic, t.closed_at IS NOT NULL AS half_open, (
-            SELECT min(p.id) FROM outbox_lanes AS every CROSS JOIN LATERAL (
-                SELECT q.id FROM outbox_parked AS q
-                WHERE t.closed_at IS NOT NULL AND q.topic = t.topic AND q.lane = every.lane AND q.behind IS NULL
-                ORDER BY q.id LIMIT 1
-            ) AS p
-        ) AS probe
-        FROM outbox_topics AS t
-        WHERE EXISTS (SELECT FROM claimed WHERE has_parked)
-            AND t.paused_at IS NULL AND (t.closed_at IS NULL OR t.closed_until <= clock_timestamp())
+        SELECT topic FROM outbox_topics
+        WHERE paused_at IS NULL AND closed_at IS NULL AND EXISTS (SELECT FROM claimed WHERE has_parked)
+    ), probes AS MATERIALIZED (
+    """
+    + _PROBES
+    + """
     ), candidates AS (
         SELECT m.*, NULL::bigint AS behind FROM claimed AS c CROSS JOIN LATERAL (
     """
@@ -101,11 +103,7 @@ FETCH = (
         UNION ALL
         SELECT m.*, 0 FROM claimed AS c CROSS JOIN taking AS t CROSS JOIN LATERAL (
     """
-    + _CUT.replace(
-        "{source}",
-        "outbox_parked WHERE topic = t.topic AND lane = c.lane AND behind IS NULL "
-        "AND (NOT t.half_open OR id = t.probe)",
-    )
+    + _CUT.replace("{source}", "outbox_parked WHERE topic = t.topic AND lane = c.lane AND behind IS NULL")
     + """
         ) AS m WHERE c.has_parked
         UNION ALL
@@ -115,11 +113,16 @@ FETCH = (
     """
     + _CUT.replace("{source}", "outbox_parked WHERE behind = d.id")
     + ") AS m WHERE NOT EXISTS ("
-    + _SHUT_FOR_FOLLOWERS
+    + _SHUT
     + """
-    ))
-    SELECT facts.xmin, facts.topics, m.lane, m.id, m.message_id, m.topic, m.key, m.headers, m.payload, m.type,
-        m.created_at,
+        )
+        UNION ALL
+        SELECT m.lane, m.id, m.message_id, m.topic, m.key, m.headers, m.payload, m.type, m.created_at, NULL,
+            coalesce(m.behind, 0)
+        FROM claimed AS c JOIN probes USING (lane) JOIN outbox_parked AS m USING (lane, id)
+    )
+    SELECT facts.xmin, facts.topics, m.lane, m.id, m.message_id::text, m.topic, m.key, m.headers, m.payload, m.type,
+        m.created_at::text,
         coalesce(
             CASE WHEN (SELECT found FROM dead) THEN (
                 SELECT min(d.id) FROM outbox_dead_letters AS d

@@ -71,7 +71,7 @@ class Broker:
             offset = next(self._offsets[message.topic, partition])
             first = offset if first < 0 else first
             self.records.append(_record(message, partition, offset))
-            self.arrived_at.setdefault(message.message_id, time.monotonic())
+            self.arrived_at.setdefault(UUID(message.message_id), time.monotonic())
             self.order.append(message.id)
         return first
 

@@ -47,7 +47,7 @@ class Scene:
         left = "SELECT count(*) FROM outbox_dead_letters WHERE state <> 'dead' AND returning_at IS NOT NULL"
 
         async def all_returned() -> bool:
-            return await self.connection.fetchval(left) == 0
+            return bool(await self.connection.fetchval(left) == 0)
 
         await until(all_returned)
         await assess(
