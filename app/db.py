@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import TypeVar
 
 import asyncpg
-from sqlalchemy import MetaData
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy import AdaptedConnection, MetaData, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -92,7 +92,7 @@ def create_engine(
     Nothing is connected yet.
     """
     seconds = deadline.total_seconds()
-    return create_async_engine(
+    engine = create_async_engine(
         settings.database,
         pool_size=pool_size,
         max_overflow=0,
@@ -110,6 +110,18 @@ def create_engine(
             ),
         },
     )
+    event.listen(engine.sync_engine, "checkout", _replace_if_closed)
+    return engine
+
+
+def _replace_if_closed(connection: AdaptedConnection, _record: object, _proxy: object) -> None:
+    """Tell the pool to connect anew when the server has closed an idle connection, as it does when it restarts.
+
+    Costs nothing, unlike a ping, and spares the next request a 503. A connection that nobody closed and that is dead
+    all the same is found out by its first statement.
+    """
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 async def connect(

@@ -140,6 +140,16 @@ async def test_sessions_ended_by_the_operator(behind: _Behind) -> None:
     await _works_again(api)
 
 
+async def test_a_restart_between_two_requests_is_not_noticed(private_postgres: PrivatePostgres) -> None:
+    server = await private_postgres()
+    url = await server.create_database(migrated=True)
+    async with api_on(url, api_pool_size=3) as api:
+        await asyncio.gather(*(api.apply() for _ in range(6)))
+        await server.restart()
+        responses = await asyncio.gather(*(api.apply() for _ in range(6)))
+        assert [response.status_code for response in responses] == [201] * 6
+
+
 async def test_no_connection_is_free(database_url: str) -> None:
     async with api_on(database_url, api_pool_size=2, api_database_deadline=0.5) as api:
         async with AsyncExitStack() as stack:
