@@ -1,0 +1,209 @@
+"""A slot: looks for work, claims lanes, publishes, settles, until told to stop."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+
+from app import log, metrics
+from app.db import is_transient, sqlstate, unavailable
+from app.errors import BrokerUnavailable, DatabaseUnavailable
+from app.lifecycle import jittered, wait
+from relay import store
+from relay.breaker import Permit
+from relay.delivery import conclude, plan
+from relay.floor import Lane
+from relay.outcomes import Outcome, OwedMessage, Publisher
+from relay.shared import Share, Shared
+from relay.traffic import PATIENCE
+
+logger = log.get(__name__)
+
+_RECONNECT_FIRST, _RECONNECT_LONGEST = timedelta(seconds=0.1), timedelta(seconds=1)
+_CLOSE = timedelta(seconds=2)
+
+
+@dataclass(slots=True)
+class _Done:
+    """How far a round came: what is known even when its commit fails."""
+
+    messages: int = 0
+    settlement: store.Settlement = field(default_factory=store.Settlement)
+
+    @property
+    def confirmed(self) -> int:
+        """Messages that the broker confirmed."""
+        return sum(len(batch.messages) for batch in self.settlement.delivered)
+
+
+class Slot:
+    """One delivering coroutine with its connection and its publisher."""
+
+    def __init__(self, shared: Shared, publisher: Publisher) -> None:
+        self._shared = shared
+        self._settings = shared.settings
+        self._publisher = publisher
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Deliver until told to stop; the batch in hand is finished first.
+
+        Raises DatabaseUnavailable when the connection fails; what was not settled stays owed, and whoever runs the slot
+        starts it again after a pause.
+        """
+        connection = await self._connect(stop)
+        if connection is None:
+            return
+        metrics.slots_connected.inc()
+        try:
+            await self._serve(connection, stop)
+            await connection.close(timeout=_CLOSE.total_seconds())
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            metrics.settle_failures.labels(sqlstate(error) or type(error).__name__).inc()
+            if is_transient(error):
+                raise unavailable(error) from error
+            raise
+        finally:
+            metrics.slots_connected.dec()
+            self._shared.traffic.hand_over(self)
+            connection.terminate()
+            await self._publisher.close()
+
+    async def _connect(self, stop: asyncio.Event) -> asyncpg.Connection | None:
+        """Try until PostgreSQL takes the connection, or until told to stop."""
+        pause = _RECONNECT_FIRST
+        while not stop.is_set():
+            try:
+                return await store.connect(self._settings)
+            except DatabaseUnavailable as error:
+                logger.warning("slot.waits_for_database", reason=str(error))
+                await wait(stop, jittered(pause))
+                pause = min(pause * 2, _RECONNECT_LONGEST)
+        return None
+
+    async def _serve(self, connection: asyncpg.Connection, stop: asyncio.Event) -> None:
+        idle = self._settings.relay_poll_min
+        while not stop.is_set():
+            await self._shared.traffic.turn(self)
+            if stop.is_set():
+                return
+            if await self._attempt(connection, stop):
+                idle = self._settings.relay_poll_min
+            elif self._shared.traffic.on_duty(self):
+                await wait(self._shared.wake, jittered(idle))
+                idle = min(idle * 2, self._settings.relay_poll_max)
+
+    async def _attempt(self, connection: asyncpg.Connection, stop: asyncio.Event) -> bool:
+        """One round, if the breaker allows one. Did it deliver, hold or refuse anything?"""
+        breaker, settings = self._shared.breaker, self._settings
+        permit = breaker.permit()
+        if permit is Permit.REST:
+            self._shared.alive()
+            await wait(stop, settings.relay_poll_max)
+            return False
+        try:
+            await self._publisher.open()
+        except BrokerUnavailable:
+            breaker.failed()
+            metrics.broker_failures.labels("unreachable").inc()
+            return False
+        finally:
+            metrics.broker_available.set(breaker.closed)
+        self._shared.wake.clear()
+        share = self._shared.share(permit)
+        try:
+            return await self._round(connection, share)
+        finally:
+            if permit is Permit.PROBE:
+                breaker.unused()
+            if share.probe:
+                self._shared.probing = False
+            self._shared.alive()
+
+    async def _round(self, connection: asyncpg.Connection, share: Share) -> bool:
+        """One round, if there is work. Did it deliver, hold or refuse anything?"""
+        if share.lanes > 1 and not await store.look(connection):
+            return False
+        done = _Done()
+        try:
+            # The lanes' row locks are the lease: the transaction stays open while Kafka answers.
+            async with connection.transaction():
+                await self._claim_and_settle(connection, share, done)
+        except BaseException:
+            metrics.repeats_possible.inc(done.confirmed)  # Kafka has them, the outbox owes them again
+            raise
+        self._settled(done)
+        return done.messages > 0
+
+    async def _claim_and_settle(self, connection: asyncpg.Connection, share: Share, done: _Done) -> None:
+        """Claim, fetch, publish, settle; the caller commits."""
+        shared, settings = self._shared, self._settings
+        lanes = await store.claim(connection, start=share.start, lanes=share.lanes)
+        if not lanes:
+            shared.traffic.relax()
+            return
+        fetched = await store.fetch(connection, lanes, messages=share.messages, size=share.size)
+        done.messages = len(fetched.messages)
+        todo = plan(fetched, messages=share.messages, size=share.size, probes=share.lanes == 1)
+        shared.probe = todo.probe if shared.probe is None else shared.probe
+        if not todo.full:
+            shared.traffic.relax()
+        elif share.lanes > 1:
+            shared.traffic.call_all()
+        started = time.monotonic()
+        outcomes = await self._publish(todo.send, lanes)
+        ended = conclude(
+            todo,
+            lanes,
+            fetched,
+            outcomes,
+            others_answered=shared.breaker.answered_at > started,
+            refusals_to_close=settings.refusals_to_close,
+            due=shared.due,
+        )
+        done.settlement = ended.settlement
+        shared.learn(ended, lanes, todo.send)
+        await store.settle(connection, ended.settlement, settings)
+
+    async def _publish(self, messages: Sequence[OwedMessage], lanes: Sequence[Lane]) -> Sequence[Outcome]:
+        """Send what may go. Other slots take over the looking when the broker is slow."""
+        if not messages:
+            return []
+        shared = self._shared
+        patience = asyncio.get_running_loop().call_later(PATIENCE.total_seconds(), shared.traffic.hand_over, self)
+        try:
+            with metrics.publish_seconds.time():
+                return await self._publisher.publish(
+                    messages, singly=shared.singly(lanes), deadline=self._settings.publish_deadline
+                )
+        finally:
+            patience.cancel()
+
+    def _settled(self, done: _Done) -> None:
+        """After the commit: count it."""
+        now = time.monotonic()
+        settlement = done.settlement
+        for lane in settlement.lanes:
+            self._shared.lanes_written_at[lane.lane] = now
+        metrics.claims.labels("settled").inc()
+        moment = datetime.now(UTC)
+        for batch in settlement.delivered:
+            oldest = batch.messages[0]
+            metrics.delivered.labels(oldest.topic).inc(len(batch.messages))
+            metrics.end_to_end_seconds.observe((moment - datetime.fromisoformat(oldest.created_at)).total_seconds())
+        for letter in settlement.refused:
+            metrics.refused.labels(letter.message.topic, letter.reason).inc()
+            logger.error(
+                "message.refused",
+                message_id=letter.message.message_id,
+                topic=letter.message.topic,
+                reason=letter.reason,
+            )
+        for topic, change in settlement.topics.items():
+            if change.reason is not None:
+                metrics.topic_closed.labels(topic, change.reason.partition(",")[0]).inc()
+                logger.warning("topic.closed", topic=topic, reason=change.reason)
+            elif change.confirmed:
+                logger.info("topic.confirmed", topic=topic)
