@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 class OwedMessage(NamedTuple):
     """A message as it was fetched; `headers` is flat: name, value, name, value and so on.
 
-    `message_id` and `created_at` (RFC 3339, UTC) are text as PostgreSQL prints them: that is what the record's headers
-    want, and half as dear as objects.
+    `message_id` and `created_at` (UTC) are text as PostgreSQL prints them: nearly what the record's headers want, and
+    half as dear as objects.
     `held` says why it may not be published now: 0 because its topic is closed, else the id of the dead letter of its
     (topic, key) that it waits behind. `behind` is where it lies: None in the lane, 0 parked behind a closed topic,
     else parked behind that dead letter.

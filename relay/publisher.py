@@ -50,6 +50,8 @@ _SILENCE = (
 
 def _reason(error: BaseException) -> str:
     """Kafka's name of an error (`MESSAGE_TOO_LARGE`), else its class. Never its text."""
+    if isinstance(error, kafka.MessageSizeTooLargeError):
+        return "MESSAGE_TOO_LARGE"  # aiokafka still has the name that Kafka has dropped
     name = getattr(error, "message", None)
     return name if isinstance(name, str) and name else type(error).__name__
 
@@ -81,12 +83,12 @@ def _type(name: str) -> tuple[str, bytes]:
 
 def record_headers(message: OwedMessage) -> list[tuple[str, bytes]]:
     """The headers of the Kafka record: CloudEvents' own, then the message's (CloudEvents 1.0, Kafka binary mode)."""
-    headers = message.headers
+    headers, when = message.headers, message.created_at
     return [
         _SPECVERSION,
         ("ce_id", message.message_id.encode()),
         _type(message.type),
-        ("ce_time", message.created_at.encode()),
+        ("ce_time", f"{when[:10]}T{when[11:-3]}Z".encode()),  # PostgreSQL prints 2026-01-02 03:04:05.67+00
         *zip(map(_name, headers[::2]), headers[1::2], strict=True),
     ]
 
