@@ -4,6 +4,7 @@ A test keeps what it adds (`tests.ledger`), lets the relay work, and calls `judg
 reads.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
@@ -17,6 +18,8 @@ from tests.ledger import Added
 from tests.services.kafka import Kafka, Record
 from tests.services.postgres_server import dsn
 from tests.waiting import until
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 class Receipt(NamedTuple):
@@ -127,6 +130,7 @@ def _judge_record(record: Record, by_id: dict[UUID, Added]) -> UUID:
     own = [(name.decode(), value) for name, value in zip(flat, flat, strict=True)]
     assert list(record.headers)[4:] == own, f"{where}: headers are {record.headers}, not {own}"
     assert _header(record, "ce_type") == message.type, f"{where}: type changed"
+    assert _RFC_3339.fullmatch(_header(record, "ce_time")), f"{where}: {record.headers} has no proper ce_time"
     return message_id
 
 

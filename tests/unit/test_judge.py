@@ -43,7 +43,7 @@ def record(added: Added, offset: int) -> Record:
         checksum=None,
         serialized_key_size=1,
         serialized_value_size=1,
-        headers=(*headers, ("ce_time", b"2026-01-01"), ("h", b"v")),
+        headers=(*headers, ("ce_time", b"2026-01-02T03:04:05.6Z"), ("h", b"v")),
     )
 
 
