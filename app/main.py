@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from app.api import docs, health, problems, server
+from app.api import docs, handlers, health, server
 from app.api.dependencies import Database
 from app.api.health import Readiness
 from app.api.middleware import BodyLimit, Observe, OneSlash
@@ -60,7 +60,7 @@ def create_app(
     app.state.database = Database(
         async_sessionmaker(pool, expire_on_commit=False), settings.api_database_deadline, on_commit
     )
-    problems.install(app)
+    handlers.install(app)
     docs.install(app)
     app.include_router(health.create_router((*health.of_database(pool), *readiness)))
     routes = applications.create_router(settings)

@@ -8,11 +8,39 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-from app.api import problems
-
 _STATIC = "/static"
 # The badge of Swagger UI would send the document to a validator on the internet.
 _PARAMETERS = {"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True}
+
+_PROBLEM: dict[str, Any] = {
+    "title": "Problem",
+    "description": "Problem details (RFC 9457).",
+    "type": "object",
+    "required": ["type", "title", "status", "reference"],
+    "properties": {
+        "type": {"type": "string", "description": "The kind of problem; the path explains it."},
+        "title": {"type": "string", "description": "The kind of problem in a sentence."},
+        "status": {"type": "integer", "description": "The status of the answer."},
+        "detail": {"type": "string", "description": "What happened in this case."},
+        "errors": {
+            "type": "array",
+            "description": "What is wrong with which field; never what was sent.",
+            "items": {
+                "type": "object",
+                "required": ["in", "message"],
+                "properties": {
+                    "in": {"type": "string", "examples": ["body", "query", "path"]},
+                    "field": {"type": "string", "examples": ["user_name"]},
+                    "message": {"type": "string"},
+                },
+            },
+        },
+        "reference": {
+            "type": "string",
+            "description": "The request's id, as in the header X-Request-Id and the log.",
+        },
+    },
+}
 
 
 def install(app: FastAPI) -> None:
@@ -23,7 +51,7 @@ def install(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         """The framework's document, completed with the problems that all routes refer to."""
         document = describe()
-        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = problems.SCHEMA
+        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _PROBLEM
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the framework's own way to extend it

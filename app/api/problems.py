@@ -3,26 +3,20 @@
 A problem never repeats what the caller sent, nor the text of a foreign exception: it names fields and limits.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-from starlette.routing import Match
 from starlette.types import Scope
 
-from app.errors import Conflict, InvalidMessage, NotFound, OutboxError, Unavailable
+from app.errors import OutboxError
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "/problems/"
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # A field's name comes from the caller when it is one that we do not know.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
@@ -38,8 +32,8 @@ class Kind:
 
     @property
     def type(self) -> str:
-        """The `type` of RFC 9457: a reference that resolves."""
-        return PREFIX + self.name
+        """The `type` of RFC 9457: a reference that resolves, or "nothing but the status"."""
+        return PREFIX + self.name if self.advice else "about:blank"
 
 
 MALFORMED_REQUEST = Kind(
@@ -114,13 +108,12 @@ KINDS: Mapping[str, Kind] = {
         UNAVAILABLE,
     )
 }
-# In words of HTTP and JSON instead of pydantic's.
-_MESSAGES = {
-    "missing": "is missing",
-    "extra_forbidden": "is not known here",
-    "model_attributes_type": "must be an object",
-}
-_BY_STATUS = {kind.status.value: kind for kind in KINDS.values()}
+
+
+def other(status: int) -> Kind:
+    """A status that only the framework gives, for a file that is asked for in a wrong way."""
+    known = HTTPStatus(status)
+    return Kind("other", known, known.phrase, advice="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,104 +168,6 @@ def field_path(location: Sequence[str | int]) -> str:
     return ".".join(
         str(part) if isinstance(part, int) or _NAME.fullmatch(part) else "(a name not shown here)" for part in location
     )
-
-
-async def _refused(request: Request, error: Refused) -> JSONResponse:
-    return answer(request.scope, error.kind, error.detail, errors=error.errors)
-
-
-async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    errors = [
-        FieldError(str(place), field_path(path), _MESSAGES.get(each["type"], each["msg"]))
-        for each in error.errors()
-        for place, *path in (each["loc"],)
-    ]
-    return answer(request.scope, INVALID_REQUEST, errors=errors)
-
-
-async def _unavailable(request: Request, error: Unavailable) -> JSONResponse:
-    seconds = max(1, math.ceil(error.retry_after.total_seconds()))
-    return answer(request.scope, UNAVAILABLE, str(error), headers={"Retry-After": str(seconds)})
-
-
-async def _http(request: Request, error: HTTPException) -> JSONResponse:
-    """What the framework itself answers: unknown path, wrong method, a file that is not there."""
-    kind = _BY_STATUS.get(error.status_code)
-    if kind is None:
-        status = HTTPStatus(error.status_code)
-        kind = Kind("other", status, status.phrase, "")
-    headers = dict(error.headers or {})
-    if kind is METHOD_NOT_ALLOWED:
-        # The framework names only the methods of the first route of this path.
-        headers["Allow"] = ", ".join(method for method in _METHODS if _takes(request, method))
-    return answer(request.scope, kind, headers=headers)
-
-
-def _takes(request: Request, method: str) -> bool:
-    scope = {**request.scope, "method": method}
-    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
-
-
-def install(app: FastAPI) -> None:
-    """Make every error of `app` a problem, and let each `type` be read."""
-
-    def says(kind: Kind) -> Any:
-        async def handler(request: Request, error: OutboxError) -> JSONResponse:
-            return answer(request.scope, kind, str(error))
-
-        return handler
-
-    handlers: dict[type[Exception], Any] = {
-        Refused: _refused,
-        RequestValidationError: _invalid,
-        HTTPException: _http,
-        Unavailable: _unavailable,
-        NotFound: says(NOT_FOUND),
-        Conflict: says(CONFLICT),
-        InvalidMessage: says(INVALID_REQUEST),
-    }
-    for error, handler in handlers.items():
-        app.add_exception_handler(error, handler)
-
-    @app.get(PREFIX + "{name}", include_in_schema=False)
-    async def problem(name: str) -> dict[str, Any]:
-        kind = KINDS.get(name)
-        if kind is None:
-            raise NotFound("there is no problem of this name")
-        return {"type": kind.type, "title": kind.title, "status": kind.status.value, "advice": kind.advice}
-
-
-# ------------------------------------------------------------------------------------------- OpenAPI
-
-SCHEMA: dict[str, Any] = {
-    "title": "Problem",
-    "description": "Problem details (RFC 9457).",
-    "type": "object",
-    "required": ["type", "title", "status", "reference"],
-    "properties": {
-        "type": {"type": "string", "description": "The kind of problem; the path explains it."},
-        "title": {"type": "string", "description": "The kind of problem in a sentence."},
-        "status": {"type": "integer", "description": "The status of the answer."},
-        "detail": {"type": "string", "description": "What happened in this case."},
-        "errors": {
-            "type": "array",
-            "description": "What is wrong with which field; never what was sent.",
-            "items": {
-                "type": "object",
-                "required": ["in", "message"],
-                "properties": {
-                    "in": {"type": "string", "examples": ["body", "query", "path"]},
-                    "field": {"type": "string", "examples": ["user_name"]},
-                    "message": {"type": "string"},
-                },
-            },
-        },
-        "reference": {
-            "type": "string",
-            "description": "The request's id, as in the header X-Request-Id and the log.",
-        },
-    },
-}
 
 
 def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:

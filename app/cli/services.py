@@ -87,10 +87,10 @@ async def _relay(settings: "Settings") -> None:
 def _health_app(readiness: Sequence["Readiness"]) -> "FastAPI":
     from fastapi import FastAPI
 
-    from app.api import health, problems
+    from app.api import handlers, health
 
     web = FastAPI(title="Relay", docs_url=None, redoc_url=None, openapi_url=None)
-    problems.install(web)
+    handlers.install(web)
     web.include_router(health.create_router(readiness))
     return web
 

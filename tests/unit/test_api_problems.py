@@ -9,6 +9,7 @@ import pytest
 import structlog
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
+from starlette.exceptions import HTTPException
 
 from app import trace
 from app.api.problems import KINDS, MEDIA_TYPE
@@ -91,8 +92,10 @@ async def test_every_type_resolves(api: Api) -> None:
 
 
 async def test_a_problem_of_the_framework_without_a_kind_of_ours(api: Api) -> None:
-    response = await api.client.get("/static/favicon.png", headers={"range": "bytes=99999999-"})
-    assert response.status_code == 416
+    _raises(api.app, HTTPException(418, _SECRET))
+    response = await api.client.get("/raises")
+    assert response.status_code == 418
+    assert (response.json()["type"], response.json()["status"]) == ("about:blank", 418)
     assert _SECRET not in response.text
 
 
