@@ -36,7 +36,13 @@ Size = Annotated[int, Field(gt=0)]
 Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 
 
-class DatabaseSettings(BaseSettings):
+class _Part(BaseSettings):
+    """A part of the settings. The text below a field is its description in the generated pages."""
+
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
+
+class DatabaseSettings(_Part):
     """PostgreSQL: `DATABASE_URL`, or the single `POSTGRES_*` parts when it is not set."""
 
     database_url: SecretStr | None = None
@@ -87,7 +93,7 @@ class DatabaseSettings(BaseSettings):
         return str(mode), None if root is None else str(root)
 
 
-class KafkaSettings(BaseSettings):
+class KafkaSettings(_Part):
     """Kafka: how to reach it."""
 
     kafka_bootstrap_servers: str = Field("localhost:9092", min_length=1)
@@ -120,7 +126,7 @@ class KafkaSettings(BaseSettings):
     """CloudEvents `source` of our events."""
 
 
-class ApiSettings(BaseSettings):
+class ApiSettings(_Part):
     """The HTTP API."""
 
     api_host: str = "127.0.0.1"
@@ -143,7 +149,7 @@ class ApiSettings(BaseSettings):
     """Largest `size` of a page."""
 
 
-class RelaySettings(BaseSettings):
+class RelaySettings(_Part):
     """The relay, which moves owed messages to Kafka."""
 
     relay_slots: int = Field(4, ge=1, le=32)
@@ -202,7 +208,6 @@ class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings):
         env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
         populate_by_name=True,
         validate_default=True,

@@ -12,7 +12,7 @@ from app.errors import ConfigurationError, Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """What came back; names of headers in small letters."""
 
     status: int
     headers: Mapping[str, str]
@@ -47,7 +47,8 @@ def ask(url: str, *, post: object = None, timeout: timedelta) -> Answer:
         else:
             connection.request("POST", target, json.dumps(post).encode(), {"Content-Type": "application/json"})
         response = connection.getresponse()
-        return Answer(response.status, dict(response.headers), response.read())
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, response.read())
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"nobody answers at {url} ({type(error).__name__})") from error
     finally:

@@ -31,6 +31,14 @@ class DeadLetter:
     followers: int
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a message carries; it may be personal data."""
+
+    headers: list[tuple[str, bytes]]
+    payload: bytes | None
+
+
 # One that was retried lies among the parked itself, behind itself; it is no follower.
 _DEAD_LETTERS = text(
     """
@@ -45,7 +53,7 @@ _DEAD_LETTERS = text(
     """
 )
 
-_PAYLOAD = text("SELECT headers, payload FROM outbox_dead_letters WHERE message_id = :message_id ORDER BY id LIMIT 1")
+_CONTENT = text("SELECT headers, payload FROM outbox_dead_letters WHERE message_id = :message_id ORDER BY id LIMIT 1")
 
 
 async def list_dead_letters(
@@ -61,14 +69,19 @@ async def get_dead_letter(session: AsyncSession, message_id: UUID) -> DeadLetter
     parameters = {"topic": None, "state": None, "message_id": message_id, "limit": 1}
     row = (await session.execute(_DEAD_LETTERS, parameters)).one_or_none()
     if row is None:
-        raise NotFound(f"no dead letter has the message id {message_id}")
+        raise _not_found(message_id)
     return DeadLetter(**row._mapping)
 
 
-async def get_content(session: AsyncSession, message_id: UUID) -> tuple[list[tuple[str, bytes]], bytes | None]:
-    """Headers and payload of a dead letter, which may hold personal data. Raises NotFound."""
-    row = (await session.execute(_PAYLOAD, {"message_id": message_id})).one_or_none()
+async def get_content(session: AsyncSession, message_id: UUID) -> Content:
+    """Headers and payload of a dead letter. Raises NotFound."""
+    row = (await session.execute(_CONTENT, {"message_id": message_id})).one_or_none()
     if row is None:
-        raise NotFound(f"no dead letter has the message id {message_id}")
+        raise _not_found(message_id)
     flat = iter(row.headers)
-    return [(name.decode("utf-8", "replace"), value) for name, value in zip(flat, flat, strict=True)], row.payload
+    headers = [(name.decode("utf-8", "replace"), value) for name, value in zip(flat, flat, strict=True)]
+    return Content(headers, row.payload)
+
+
+def _not_found(message_id: UUID) -> NotFound:
+    return NotFound(f"no dead letter has the message id {message_id}")

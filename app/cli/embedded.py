@@ -1,0 +1,95 @@
+"""The whole service in one process: embedded PostgreSQL and Kafka, the API and the relay."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli import running
+from app.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Where the API will be, found out before anything is started. Raises ConfigurationError with the way out."""
+    from app.api import server
+
+    try:
+        return server.listen(host, port)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; `--port 0` takes a free one") from error
+
+
+@contextmanager
+def services(
+    data_dir: Path, topics: Mapping[str, int], *, fresh: bool = False, durable: bool = True, **overrides: object
+) -> Iterator["Settings"]:
+    """Run PostgreSQL on `data_dir` and a Kafka with these topics (and numbers of partitions); settings for them.
+
+    Raises EmbeddedServiceError with the way out.
+    """
+    from app.embedded import EmbeddedKafka, EmbeddedPostgres
+
+    postgres = EmbeddedPostgres(data_dir, durable=durable)
+    with ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(postgres.start, fresh=fresh)
+        try:
+            import_all()  # takes about as long as PostgreSQL does
+            starting.result()
+        except BaseException:
+            starting.exception()  # wait for it: what is half started cannot be stopped
+            postgres.stop()
+            raise
+    try:
+        with EmbeddedKafka() as kafka:
+            for topic, partitions in topics.items():
+                kafka.create_topic(topic, partitions)
+            yield running.settings(
+                **overrides,
+                database_url=postgres.url(),
+                kafka_bootstrap_servers=kafka.bootstrap_servers,
+                kafka_security_protocol="PLAINTEXT",
+            )
+    finally:
+        postgres.stop()
+
+
+def import_all() -> None:
+    """Load what `api_and_relay` needs."""
+    import app.cli.relaying
+    import app.main
+    import app.migrate  # noqa: F401
+
+
+@asynccontextmanager
+async def api_and_relay(settings: "Settings", listener: socket.socket) -> AsyncIterator[None]:
+    """Migrate, then serve and deliver. At the end the API finishes its requests before the relay drains."""
+    from app import migrate
+    from app.cli.relaying import SupervisedRelay
+    from app.main import create_app, serve
+
+    await migrate.upgrade(settings.database, message_max_bytes=settings.message_max_bytes)
+    relay = SupervisedRelay(settings)
+    application = create_app(settings, on_commit=relay.wake, readiness=[relay.readiness])
+    stop_serving, stop_delivering, ready = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    delivering = asyncio.create_task(relay.run(stop_delivering))
+    serving = asyncio.create_task(
+        serve(settings, application, stop_serving, listener=listener, ready=lambda _url: ready.set())
+    )
+    is_ready = asyncio.create_task(ready.wait())
+    try:
+        await asyncio.wait({serving, is_ready}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+        yield
+    finally:
+        is_ready.cancel()
+        stop_serving.set()
+        await asyncio.wait({serving})
+        stop_delivering.set()
+        await delivering
