@@ -1,9 +1,26 @@
 """Messages of one key arrive in the order of their commits."""
 
+import pytest
+
 from tests.engine import Broker, assess, connect, empty, engine
+from tests.judge import verify
 from tests.ledger import Ledger
 from tests.operating import pause, resume
+from tests.relay_process import relay_process
+from tests.services.kafka import Kafka
 from tests.waiting import until
+from tests.writers import write
+
+
+@pytest.mark.real_kafka
+async def test_two_relay_processes_keep_the_order_of_many_writers(database_url: str, kafka: Kafka) -> None:
+    topics = [await kafka.create_topic(), await kafka.create_topic()]
+    async with (
+        relay_process(database_url, kafka.bootstrap_servers),
+        relay_process(database_url, kafka.bootstrap_servers),
+    ):
+        messages = await write(database_url, topics, transactions=60)
+        await verify(kafka, database_url, messages)
 
 
 async def test_a_tombstone_does_not_overtake_messages_that_a_fetch_left_out_for_their_size(database_url: str) -> None:
