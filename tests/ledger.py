@@ -1,5 +1,6 @@
 """Adds messages to the outbox for a test, and keeps a record of what was committed."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -46,12 +47,14 @@ class Ledger:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self.connection = connection
         self.messages: list[Added] = []
+        self._turn = asyncio.Lock()
 
     async def add(self, topic: str, pairs: Iterable[tuple[bytes | None, bytes | None]]) -> list[Added]:
         """Add messages with these keys and payloads, in one transaction; what they became."""
         keys, payloads = zip(*pairs, strict=True)
         headers = [b"content-type", b"text/plain"]
-        added = [Added(*row) for row in await self.connection.fetch(_INSERT, topic, keys, payloads, headers)]
+        async with self._turn:
+            added = [Added(*row) for row in await self.connection.fetch(_INSERT, topic, keys, payloads, headers)]
         self.messages += added
         return added
 

@@ -1,0 +1,105 @@
+"""Brokers that freeze, die, come late, or lose a leader: nothing is lost, and nothing becomes a dead letter."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka.admin import NewTopic
+
+from relay.loop import Relay
+from tests.faults.watching import Watch, down
+from tests.ledger import Added
+from tests.relaying import hurried, running
+from tests.services.brokers import OwnKafka
+from tests.services.fixtures import PrivateKafka
+
+pytestmark = [pytest.mark.real_kafka, pytest.mark.slow]
+
+
+@asynccontextmanager
+async def relay_under_load(watch: Watch, kafka: OwnKafka, database_url: str, *topics: str) -> AsyncIterator[Relay]:
+    """A relay, and a writer that goes on until the end of the block whatever Kafka does."""
+    done = asyncio.Event()
+
+    async def write() -> None:
+        while not done.is_set():
+            for topic in topics:
+                await watch.fill(topic, messages=20)
+            await asyncio.sleep(0.02)
+
+    async with running(hurried(database_url, kafka.bootstrap_servers)) as relay:
+        writer = asyncio.create_task(write())
+        try:
+            yield relay
+        finally:
+            done.set()
+            await writer
+            await watch.delivered(watch.messages)
+
+
+async def some_more(watch: Watch, topic: str) -> list[Added]:
+    """Messages that are added now."""
+    return await watch.fill(topic, messages=10)
+
+
+async def test_a_broker_frozen_beyond_the_deadline(
+    private_kafka: PrivateKafka, database_url: str, watch: Watch
+) -> None:
+    kafka = await private_kafka()
+    topic = await kafka.create_topic()
+    async with relay_under_load(watch, kafka, database_url, topic) as relay:
+        await watch.delivered(await some_more(watch, topic))
+        await kafka.brokers.pause(1)
+        await down(relay)
+        await some_more(watch, topic)
+        await kafka.brokers.resume(1)
+        await watch.delivered(await some_more(watch, topic))
+    await watch.verify(kafka, database_url)
+    assert watch.repeats_possible > 0
+
+
+async def test_a_broker_killed_and_restarted(private_kafka: PrivateKafka, database_url: str, watch: Watch) -> None:
+    kafka = await private_kafka()
+    topic = await kafka.create_topic()
+    async with relay_under_load(watch, kafka, database_url, topic) as relay:
+        await watch.delivered(await some_more(watch, topic))
+        await kafka.brokers.kill(1)
+        await down(relay)
+        await kafka.brokers.start_broker(1)
+        await watch.delivered(await some_more(watch, topic))
+    await watch.verify(kafka, database_url)
+
+
+async def test_a_broker_that_is_not_there_at_the_start(
+    private_kafka: PrivateKafka, database_url: str, watch: Watch
+) -> None:
+    kafka = await private_kafka()
+    topic = await kafka.create_topic()
+    await kafka.brokers.stop_broker(1)
+    async with relay_under_load(watch, kafka, database_url, topic) as relay:
+        await down(relay)
+        await kafka.brokers.start_broker(1)
+        await watch.delivered(await some_more(watch, topic))
+    await watch.verify(kafka, database_url)
+    assert watch.repeats_possible == 0, "nothing was sent while there was no broker"
+
+
+async def test_a_leader_that_moves_and_a_partition_without_one(
+    private_kafka: PrivateKafka, database_url: str, watch: Watch
+) -> None:
+    kafka = await private_kafka(brokers=3)
+    copied = await kafka.create_topic(partitions=3)
+    alone = f"{copied}-alone"
+    async with kafka.admin() as admin:
+        placed = {partition: [partition + 1] for partition in range(3)}
+        await admin.create_topics([NewTopic(alone, -1, -1, replica_assignments=placed)])
+    async with relay_under_load(watch, kafka, database_url, copied, alone):
+        await watch.delivered(await some_more(watch, copied))
+        await watch.delivered(await some_more(watch, alone))
+        await kafka.brokers.kill(2)
+        assert await watch.closed(alone)
+        await watch.delivered(await some_more(watch, copied))
+        await kafka.brokers.start_broker(2)
+        await watch.delivered(await some_more(watch, alone))
+    await watch.verify(kafka, database_url)
