@@ -156,5 +156,11 @@ outbox_receipts = Table(
     Column("delivered_at", _moment, nullable=False),
     Column("fingerprint", BigInteger, nullable=False),
     Index("ix_outbox_receipts_message_id", "message_id"),
+    Index(
+        "ix_outbox_receipts_delivered_at",
+        "delivered_at",
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on"},
+    ),
     postgresql_partition_by="RANGE (delivered_at)",
 )

@@ -72,7 +72,7 @@ class Status:
 
 
 # Heads of the lanes: for the oldest owed message no table needs to be read. `now()` and not `clock_timestamp()` for the
-# receipts: a bound that holds for the statement lets PostgreSQL leave out the partitions of other days.
+# receipts: bounds that hold for the statement let PostgreSQL leave out the partitions of other days.
 _STATUS = text(
     """
     SELECT clock_timestamp() AS at,
@@ -94,7 +94,8 @@ _STATUS = text(
             WHERE datname = current_database() AND application_name = :relay_application
         ) AS slots_connected,
         (
-            SELECT count(*) FROM outbox_receipts WHERE delivered_at > now() - interval '1 minute'
+            SELECT count(*) FROM outbox_receipts
+            WHERE delivered_at > now() - interval '1 minute' AND delivered_at <= now()
         ) AS delivered_last_minute
     """
 )
