@@ -12,6 +12,7 @@ from app import settings
 from app.applications import models as _applications  # noqa: F401 - registers its tables
 from app.db import Base
 from app.migrate import VERSION_TABLE
+from app.outbox.models import Xid8
 from app.outbox.models import metadata as engine_metadata
 
 
@@ -21,6 +22,8 @@ def _is_ours(_object: object, name: str | None, kind: str, reflected: bool, _oth
 
 
 def _run(connection: Connection) -> None:
+    # Reading the tables back, to compare them with the models, SQLAlchemy meets a type that it does not know.
+    connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]
     options: dict[str, Any] = {
         "connection": connection,
         "target_metadata": [engine_metadata, Base.metadata],

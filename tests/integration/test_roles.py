@@ -1,0 +1,201 @@
+"""Each role can do its work, and nothing else: logins of each try both."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from app.db import Base
+from app.outbox.roles import APP, INGEST, OPERATORS, RELAY, ROLES, statements
+from relay import housekeeping
+from tests.api import api_on
+from tests.engine import Broker, connect, empty, engine, settings
+from tests.services.fixtures import PrivatePostgres
+from tests.waiting import until
+
+Logins = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def tables() -> list[str]:
+    return sorted(Base.metadata.tables)
+
+
+@pytest.fixture
+async def owner(private_postgres: PrivatePostgres) -> str:
+    """Address of a migrated database on a server of its own, for roles belong to the whole server."""
+    server = await private_postgres()
+    return await server.create_database(migrated=True)
+
+
+@pytest.fixture
+async def login(owner: str, tables: list[str]) -> Logins:
+    """Addresses at which members of the roles log in."""
+    async with connect(owner) as connection:
+        for _ in range(2):  # safe to repeat
+            async with connection.transaction():
+                for statement in statements(tables):
+                    await connection.execute(statement)
+        for role in ROLES:
+            await connection.execute(f"CREATE ROLE login_{role} LOGIN PASSWORD 'secret' IN ROLE {role}")
+        # What the server's administrator has put there for everybody.
+        await connection.execute("SELECT outbox_roll_receipts('7 days')")
+    return lambda role: (
+        make_url(owner).set(username=f"login_{role}", password="secret").render_as_string(hide_password=False)
+    )
+
+
+FORBIDDEN = {
+    APP: [
+        "SELECT payload FROM outbox_messages",
+        "DELETE FROM outbox_messages",
+        "UPDATE outbox_messages SET payload = ''",
+        "TRUNCATE outbox_messages",
+        "UPDATE outbox_lanes SET floor = 1000000",
+        "INSERT INTO outbox_topics (topic) VALUES ('x')",
+        "SELECT * FROM outbox_dead_letters",
+        "SELECT * FROM outbox_receipts",
+        "DELETE FROM applications",
+        "SELECT outbox_roll_receipts('1 second')",
+        "SELECT outbox_limit_messages(1)",
+        "CREATE TABLE mine (id bigint)",
+        "DROP TABLE applications",
+    ],
+    RELAY: [
+        "INSERT INTO outbox_messages (topic, type) VALUES ('t', 't')",
+        "UPDATE outbox_messages SET payload = ''",
+        "SELECT * FROM applications",
+        "DELETE FROM outbox_receipts",
+        "DELETE FROM outbox_lanes",
+        "DELETE FROM outbox_topics",
+        "SELECT outbox_limit_messages(1)",
+        "CREATE TABLE mine (id bigint)",
+    ],
+    INGEST: [
+        "SELECT payload FROM outbox_messages",
+        "DELETE FROM outbox_messages",
+        "DELETE FROM applications",
+        "UPDATE outbox_lanes SET floor = 1000000",
+        "CREATE TABLE mine (id bigint)",
+    ],
+    OPERATORS: [
+        "SELECT payload FROM outbox_messages",
+        "SELECT headers FROM outbox_parked",
+        "SELECT payload FROM outbox_dead_letters",
+        "SELECT * FROM applications",
+        "SELECT outbox_add('t', 'k', 'v')",
+        "DELETE FROM outbox_messages",
+        "UPDATE outbox_topics SET paused_at = now()",
+        "UPDATE outbox_dead_letters SET state = 'retried'",
+        "SELECT outbox_roll_receipts('1 second')",
+        "CREATE TABLE mine (id bigint)",
+    ],
+}
+
+
+async def test_what_a_role_has_no_business_with_is_refused(login: Logins) -> None:
+    allowed = []
+    for role, forbidden in FORBIDDEN.items():
+        async with connect(login(role)) as connection:
+            for statement in forbidden:
+                try:
+                    await connection.execute(statement)
+                except asyncpg.InsufficientPrivilegeError:
+                    continue
+                allowed.append(f"{role}: {statement}")
+    assert allowed == []
+
+
+async def test_the_api_works_as_its_role(login: Logins, owner: str) -> None:
+    async with api_on(login(APP)) as api:
+        assert (await api.apply()).status_code == 201
+        assert (await api.client.get("/applications")).json()["total"] == 1
+        assert (await api.client.get("/readyz")).status_code == 200
+    async with connect(owner) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM outbox_messages") == 1
+
+
+@pytest.mark.parametrize("role", [APP, INGEST])
+async def test_whoever_writes_adds_messages_in_plain_sql(login: Logins, role: str) -> None:
+    async with connect(login(role)) as connection:
+        assert await connection.fetchval("SELECT outbox_add('t', 'key', 'payload')")
+
+
+async def test_the_relay_works_as_its_role(login: Logins, owner: str) -> None:
+    broker = Broker()
+    broker.poison.add(b"poison")
+    async with connect(owner) as connection:
+        for payload in ("poison", "follower", "another"):
+            await connection.execute("SELECT outbox_add('t', $1, $2)", "key", payload)
+        await connection.execute("SELECT outbox_add('closed', 'key', 'payload')")
+        broker.unavailable.add("closed")
+        async with engine(login(RELAY), broker):
+
+            async def all_recorded() -> bool:
+                row = await connection.fetchrow(
+                    "SELECT (SELECT count(*) FROM outbox_dead_letters), "
+                    "(SELECT count(*) FROM outbox_parked WHERE behind IS NOT NULL), "
+                    "(SELECT count(*) FROM outbox_topics WHERE closed_at IS NOT NULL)"
+                )
+                return tuple(row) == (1, 2, 1)
+
+            await until(all_recorded)
+            broker.unavailable.clear()
+            await connection.execute(
+                "UPDATE outbox_dead_letters SET state = 'discarded', decided_at = now(), decided_by = 'test', "
+                "decision_reason = 'test', returning_at = clock_timestamp()"
+            )
+            await empty(owner)
+        assert await connection.fetchval("SELECT count(*) FROM outbox_receipts") == 3
+
+
+async def test_the_relays_housekeeping_works_as_its_role_and_ends_frozen_sessions_of_its_own(
+    login: Logins, owner: str
+) -> None:
+    hurried = settings(
+        login(RELAY),
+        publish_deadline=0.3,
+        kafka_request_timeout=0.2,
+        relay_idle_timeout=8,
+        relay_transaction_limit=9,
+        relay_watch_interval=0.1,
+    )
+    stop = asyncio.Event()
+    # Like a slot in the middle of a publish that never ends; the server would not end this session.
+    async with connect(login(RELAY), application_name="outbox-relay") as frozen:
+        await frozen.execute("BEGIN; SELECT * FROM outbox_lanes WHERE lane = 1 FOR UPDATE")
+        keeping = asyncio.create_task(housekeeping.run(hurried, stop))
+
+        async def ended() -> bool:
+            assert not keeping.done() or keeping.exception() is None
+            return bool(frozen.is_closed())
+
+        await until(ended, timedelta(seconds=40))
+        stop.set()
+        await keeping
+
+
+async def test_an_operator_sees_everything_but_contents_as_their_role(login: Logins, owner: str) -> None:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from app.outbox.dead_letters import list_dead_letters
+    from app.outbox.status import read_status
+    from tests.writers import sessions_on
+
+    async with connect(owner) as connection:
+        await connection.execute("SELECT outbox_add('t', 'key', 'payload')")
+        async with sessions_on(login(OPERATORS), 1) as sessions, connection.transaction():
+            await connection.execute("SELECT pg_current_xact_id()")
+
+            async def old() -> bool:
+                session: AsyncSession
+                async with sessions() as session:
+                    now = await read_status(session, relay_application="outbox-relay")
+                return now.owed == 1 and now.oldest_transaction > timedelta(0)
+
+            await until(old)
+            async with sessions() as session:
+                assert await list_dead_letters(session, limit=1) == []
