@@ -25,8 +25,8 @@ async def relay_under_load(watch: Watch, kafka: OwnKafka, database_url: str, *to
     async def write() -> None:
         while not done.is_set():
             for topic in topics:
-                await watch.fill(topic, messages=20)
-            await asyncio.sleep(0.02)
+                await watch.fill(topic, messages=10)
+            await asyncio.sleep(0.03)
 
     async with running(hurried(database_url, kafka.bootstrap_servers)) as relay:
         writer = asyncio.create_task(write())

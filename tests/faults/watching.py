@@ -50,11 +50,15 @@ class Watch(Ledger):
         """Wait until the message is an undecided dead letter; why it is."""
 
         async def reason() -> object:
-            return await self._value(
-                "SELECT reason FROM outbox_dead_letters WHERE message_id = $1 AND state = 'dead'", message.message_id
-            )
+            return await self.is_dead(message)
 
         return str(await until(reason, timeout))
+
+    async def is_dead(self, message: Added) -> object:
+        """Why the message is an undecided dead letter, if it is one."""
+        return await self._value(
+            "SELECT reason FROM outbox_dead_letters WHERE message_id = $1 AND state = 'dead'", message.message_id
+        )
 
     async def parked(self, messages: Iterable[Added], timeout: timedelta = timedelta(seconds=60)) -> None:
         """Wait until all of them lie parked."""
