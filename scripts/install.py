@@ -86,9 +86,7 @@ def create() -> dict[str, str]:
         import ensurepip  # noqa: F401, PLC0415 - Debian leaves it out
     except ImportError:
         package = "python{}.{}-venv".format(*sys.version_info[:2])
-        stop(
-            f"{sys.executable} cannot make virtual environments; on Debian and Ubuntu: apt install {package}"
-        )
+        stop(f"{sys.executable} cannot make virtual environments; on Debian and Ubuntu: apt install {package}")
     say(f"Making .venv with Python {sys.version.split()[0]}")
     try:
         venv.create(VENV, with_pip=True, clear=True, symlinks=True)
@@ -153,9 +151,7 @@ def install(kind: str) -> None:
     LOG.write_text("", encoding="utf-8")
     if not complete:
         pins = lock_of(kind).read_text(encoding="utf-8").count("==")
-        say(
-            f"Installing up to {pins} pinned, hash-checked packages (once; a minute or less on most networks)"
-        )
+        say(f"Installing up to {pins} pinned, hash-checked packages (once; a minute or less on most networks)")
         pip(
             "--require-hashes",
             "--only-binary=:all:",

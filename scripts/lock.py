@@ -81,9 +81,7 @@ def main() -> int:
         compile_locks(upgrade="--upgrade" in sys.argv)
         return 0
     if names := stale():
-        print(
-            f"pyproject.toml has changed since {', '.join(names)} was made: run `make lock`", file=sys.stderr
-        )
+        print(f"pyproject.toml has changed since {', '.join(names)} was made: run `make lock`", file=sys.stderr)
         return 1
     return 0
 
