@@ -7,7 +7,7 @@ import asyncpg
 
 from tests.engine import Broker, assess, connect, empty, engine
 from tests.ledger import Added, Ledger
-from tests.operating import discard, on_dead_letter, retry
+from tests.operating import discard, retry, set_policy
 from tests.waiting import until
 
 
@@ -78,7 +78,7 @@ async def test_batch_mates_of_a_refused_message_are_delivered(database_url: str)
         await scene.parked(bad, [follower])
         reasons = await scene.connection.fetch("SELECT id, reason, refusals FROM outbox_dead_letters")
         assert [tuple(row) for row in reasons] == [(bad.id, "MESSAGE_TOO_LARGE", 1)]
-        await discard(scene.connection, bad.id)
+        await discard(scene.database_url, bad)
         await scene.parked(follower, [])
         await scene.judged(bad, follower)
 
@@ -93,7 +93,7 @@ async def test_followers_wait_and_return_in_order_after_retry(database_url: str)
         await scene.arrived([first, *strangers, *elsewhere])
         await scene.parked(bad, followers)
         scene.broker.poison.clear()
-        await retry(scene.connection, bad.id)
+        await retry(scene.database_url, bad)
         followers += await scene.add(b"9")
         await scene.arrived(followers)
         assert scene.broker.ids("t", b"key") == [first.id, bad.id, *(message.id for message in followers)]
@@ -104,7 +104,7 @@ async def test_followers_return_in_order_after_discard(database_url: str) -> Non
     async with scene_on(database_url) as scene:
         first, bad, *followers = await scene.add(b"1", b"bad", b"3", b"4")
         await scene.parked(bad, followers)
-        await discard(scene.connection, bad.id)
+        await discard(scene.database_url, bad)
         followers += await scene.add(b"5")
         await scene.arrived(followers)
         assert scene.broker.ids("t", b"key") == [first.id, *(message.id for message in followers)]
@@ -116,7 +116,7 @@ async def test_more_followers_than_one_fetch_takes_return_in_order(database_url:
         bad, *followers = await scene.add(b"bad", *(b"%d" % n for n in range(50)))
         await scene.parked(bad, followers)
         scene.broker.poison.clear()
-        await retry(scene.connection, bad.id)
+        await retry(scene.database_url, bad)
         for number in range(20):
             followers += await scene.add(b"later %d" % number)
         await scene.arrived(followers)
@@ -128,7 +128,7 @@ async def test_retried_and_refused_again_it_holds_its_followers_again(database_u
     async with scene_on(database_url) as scene:
         bad, *followers = await scene.add(b"bad", b"2", b"3")
         await scene.parked(bad, followers)
-        await retry(scene.connection, bad.id)
+        await retry(scene.database_url, bad)
 
         async def refused_twice() -> bool:
             query = "SELECT refusals = 2 AND state = 'dead' AND decided_at IS NULL FROM outbox_dead_letters"
@@ -140,7 +140,7 @@ async def test_retried_and_refused_again_it_holds_its_followers_again(database_u
         await scene.parked(bad, followers)
         assert scene.broker.ids("t", b"key") == []
         scene.broker.poison.clear()
-        await retry(scene.connection, bad.id)
+        await retry(scene.database_url, bad)
         await scene.arrived([bad, *followers])
         await scene.judged()
 
@@ -149,13 +149,13 @@ async def test_two_dead_letters_of_one_key(database_url: str) -> None:
     async with scene_on(database_url) as scene:
         bad, second, worse, *rest = await scene.add(b"bad", b"2", b"bad too", b"4", b"5")
         await scene.parked(bad, [second, worse, *rest])
-        await discard(scene.connection, bad.id)
+        await discard(scene.database_url, bad)
         await scene.arrived([second])
         await scene.parked(worse, rest)
         rest += await scene.add(b"6")
         await scene.parked(worse, rest)
         scene.broker.poison.clear()
-        await retry(scene.connection, worse.id)
+        await retry(scene.database_url, worse)
         await scene.arrived(rest)
         assert scene.broker.ids("t", b"key") == [second.id, worse.id, *(message.id for message in rest)]
         await scene.judged(bad)
@@ -163,13 +163,13 @@ async def test_two_dead_letters_of_one_key(database_url: str) -> None:
 
 async def test_the_policy_continue_holds_nobody(database_url: str) -> None:
     async with scene_on(database_url) as scene:
-        await on_dead_letter(scene.connection, "t", "continue")
+        await set_policy(scene.database_url, "t", "continue")
         first, bad, *others = await scene.add(b"1", b"bad", b"3", b"4")
         await scene.arrived([first, *others])
         others += await scene.add(b"5")
         await scene.arrived(others)
         scene.broker.poison.clear()
-        await retry(scene.connection, bad.id)
+        await retry(scene.database_url, bad)
         await scene.arrived([bad])
         await scene.judged(free=[bad])
 
@@ -193,3 +193,17 @@ async def test_refusals_in_a_row_close_the_topic_instead(database_url: str) -> N
         assert not await scene.connection.fetchval(state)
         dead = [row[0] for row in await scene.connection.fetch("SELECT id FROM outbox_dead_letters")]
         await scene.judged(*(message for message in bad if message.id in dead))
+
+
+async def test_who_waited_is_let_go_when_the_policy_becomes_continue(database_url: str) -> None:
+    async with scene_on(database_url) as scene:
+        bad, *followers = await scene.add(b"bad", b"2", b"3")
+        await scene.parked(bad, followers)
+        await set_policy(scene.database_url, "t", "continue")
+        followers += await scene.add(b"4")
+        await scene.arrived(followers)
+        await set_policy(scene.database_url, "t", "park")
+        late = await scene.add(b"5")
+        await scene.parked(bad, late)
+        await discard(scene.database_url, bad)
+        await scene.judged(bad, free=followers)

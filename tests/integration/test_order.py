@@ -39,7 +39,7 @@ async def test_what_a_fetch_left_out_of_one_topic_is_not_overtaken_because_of_an
     async with connect(database_url) as connection, connect(database_url) as other:
         ledger, of_other = Ledger(connection), Ledger(other)
         for topic in ("t", "u"):
-            await pause(other, topic)
+            await pause(database_url, topic)
         async with engine(database_url, broker):
             await ledger.add("t", [(b"key", b"") for _ in range(20)])
             await until(lambda: other.fetchval("SELECT count(*) = 20 FROM outbox_parked"))
@@ -50,7 +50,7 @@ async def test_what_a_fetch_left_out_of_one_topic_is_not_overtaken_because_of_an
             await until(lambda: other.fetchval("SELECT count(*) = 21 FROM outbox_parked"))
         await late.commit()
         for topic in ("t", "u"):
-            await resume(other, topic)
+            await resume(database_url, topic)
         async with engine(database_url, broker, relay_light_messages=5, relay_batch_messages=5):
             await empty(database_url)
     await assess(database_url, broker, ledger.messages + of_other.messages)

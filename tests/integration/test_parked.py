@@ -103,7 +103,7 @@ async def test_a_retried_dead_letter_is_not_overtaken_by_the_probe(database_url:
         await until(lambda: connection.fetchval(behind, bad.id))
         await connection.execute(_CLOSE)
         broker.poison.clear()
-        await retry(connection, bad.id)
+        await retry(database_url, bad)
         (late,) = await ledger.add("t", [(b"key", b"3")])
         parked = "SELECT EXISTS (SELECT FROM outbox_parked WHERE id = $1)"
         await until(lambda: connection.fetchval(parked, late.id))
@@ -121,7 +121,7 @@ async def test_nothing_of_a_paused_topic_goes_and_its_breaker_does_not_probe(dat
         ledger = Ledger(connection)
         await ledger.add("t", [(b"key", b"1")])
         await until(lambda: connection.fetchval(_CLOSED))
-        await pause(connection, "t")
+        await pause(database_url, "t")
         broker.unavailable.clear()
         await connection.execute(_HALF_OPEN)
         before = len(broker.attempts)
@@ -130,7 +130,7 @@ async def test_nothing_of_a_paused_topic_goes_and_its_breaker_does_not_probe(dat
             await ledger.add("u", [(b"key", b"%d" % number)])
             await until(lambda: _arrived(broker, number + 1))  # noqa: B023 - called in this very iteration
         assert not {message.id for message in ledger.messages if message.topic == "t"} & set(broker.attempts[before:])
-        await resume(connection, "t")
+        await resume(database_url, "t")
         await empty(database_url)
     await assess(database_url, broker, ledger.messages)
 
