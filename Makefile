@@ -83,6 +83,8 @@ format: installed-dev ## format the code and mend what the linter can
 docs: installed-dev ## write the generated pages anew
 	$(BIN)/outbox settings markdown >docs/configuration.md.new
 	mv docs/configuration.md.new docs/configuration.md
+	$(BIN)/outbox settings env >.env.example.new
+	mv .env.example.new .env.example
 
 .PHONY: lock
 lock: installed-dev ## pin the dependencies of pyproject.toml; UPGRADE=1 takes the newest that fit
