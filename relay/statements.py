@@ -48,16 +48,16 @@ _HAS_WORK = (
     + ") AS probes)"
 )
 
-# Is there work for anybody? One round trip, no lock, no transaction id.
-LOOK = "SELECT EXISTS (SELECT FROM outbox_lanes AS l WHERE " + _HAS_WORK + ")"
+# Which lanes have work? One round trip, no lock, no transaction id.
+LOOK = "SELECT coalesce(array_agg(l.lane), '{}') FROM outbox_lanes AS l WHERE " + _HAS_WORK
 
-# Takes lanes that have work and that nobody holds, from lane $1 on.
-CLAIM = (
-    "SELECT l.lane, l.floor, l.seen, l.mark, l.mark_xid::text::bigint, l.has_parked, "
-    "pg_current_xact_id()::text::bigint FROM outbox_lanes AS l WHERE "
-    + _HAS_WORK
-    + " ORDER BY (l.lane - $1::integer) & 31 LIMIT $2 FOR UPDATE OF l SKIP LOCKED"
-)
+# Takes up to $2 of these lanes, in this order, but for those that somebody holds. It reads the newest version of the
+# row, whatever its snapshot; whether there still is work, the fetch sees.
+CLAIM = """
+    SELECT l.lane, l.floor, l.seen, l.mark, l.mark_xid::text::bigint, l.has_parked, pg_current_xact_id()::text::bigint
+    FROM outbox_lanes AS l WHERE l.lane = ANY ($1::smallint[])
+    ORDER BY array_position($1::smallint[], l.lane) LIMIT $2 FOR UPDATE OF l SKIP LOCKED
+"""
 
 # Dead letters of the claimed lanes whose followers may still lie parked. Read before the fetch: one that is decided
 # later gets another `returning_at`, and keeps it.

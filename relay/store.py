@@ -102,14 +102,15 @@ async def connect(settings: Settings) -> asyncpg.Connection:
     )
 
 
-async def look(connection: asyncpg.Connection) -> bool:
-    """Does any lane have work? What is not there yet is found by a later look; nothing is counted as done here."""
-    return bool(await connection.fetchval(statements.LOOK))
+async def look(connection: asyncpg.Connection) -> list[int]:
+    """The lanes that have work. What is not there yet is found by a later look; nothing is counted as done here."""
+    lanes: list[int] = await connection.fetchval(statements.LOOK)
+    return lanes
 
 
-async def claim(connection: asyncpg.Connection, *, start: int, lanes: int) -> list[Lane]:
-    """Lock up to `lanes` lanes that have work and that nobody holds, from `start` on; until the transaction ends."""
-    return [Lane(*row) for row in await connection.fetch(statements.CLAIM, start, lanes)]
+async def claim(connection: asyncpg.Connection, lanes: Sequence[int], *, limit: int) -> list[Lane]:
+    """Lock up to `limit` of these lanes, in this order, that nobody holds; until the transaction ends."""
+    return [Lane(*row) for row in await connection.fetch(statements.CLAIM, lanes, limit)]
 
 
 async def fetch(connection: asyncpg.Connection, lanes: Sequence[Lane], *, messages: int, size: int) -> Fetched:

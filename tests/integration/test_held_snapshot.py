@@ -42,7 +42,7 @@ async def _pages(database_url: str) -> int:
     await transaction.start()
     await Ledger(slot).fill("t", messages=200, keys=200)
     look = await explain(slot, statements.LOOK)
-    lanes = await store.claim(slot, start=0, lanes=32)
+    lanes = await store.claim(slot, range(32), limit=32)
     arguments = (
         array([lane.lane for lane in lanes]),
         array([lane.floor for lane in lanes]),
