@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.delivery import Conclusion, Plan, conclude, plan
@@ -51,6 +51,12 @@ def test_a_cut_list_cuts_the_others_of_its_lane_only() -> None:
     assert todo.full
 
 
+def test_each_topics_parked_messages_are_a_list_of_their_own() -> None:
+    cut = [owed(number, topic="a", behind=0) for number in (1, 3)]
+    other = [owed(number, topic="b", behind=0) for number in (2, 9)]
+    assert ids(planned([*cut, *other, owed(5, topic="a")], limit=2).send) == [1, 2, 3]
+
+
 def test_a_list_is_cut_by_its_bytes_too() -> None:
     big = [owed(number, payload=b"x" * 600) for number in (1, 2)]
     todo = plan(fetched([*big, owed(3, behind=0)]), messages=NO_LIMIT, size=1000, probes=True)
@@ -69,6 +75,7 @@ def test_the_probe_of_a_topic_waits_for_a_round_of_its_own() -> None:
 rows = st.tuples(st.sampled_from([None, None, 0, 7, 8]), st.sampled_from("ab"), st.integers(0, 2), st.booleans())
 
 
+@settings(max_examples=500, deadline=None)
 @given(rows=st.lists(rows, max_size=25), limit=st.integers(1, 6))
 def test_whatever_is_cut_no_message_is_taken_before_a_smaller_one_of_its_key(
     rows: list[tuple[int | None, str, int, bool]], limit: int
