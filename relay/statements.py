@@ -206,13 +206,17 @@ REPARK = """
     WHERE p.lane = h.lane AND p.id = h.id
 """
 
-# All followers of these dead letters are back. `returning_at` must still be the one read before the fetch: a retry in
-# between parked its message anew.
+# Dead letters that hold no mark any more: all their followers are back, or they are undecided and hold them. The mark
+# must still be the one read before the fetch: a retry in between parked its message anew.
 RETURNED = """
     UPDATE outbox_dead_letters AS d SET returning_at = NULL
     FROM unnest($1::smallint[], $2::bigint[], $3::timestamptz[]) AS r (lane, id, returning_at)
-    WHERE d.lane = r.lane AND d.id = r.id AND d.returning_at = r.returning_at
-        AND NOT EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id OFFSET 0)
+    WHERE d.lane = r.lane AND d.id = r.id AND d.returning_at = r.returning_at AND (
+        NOT EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id OFFSET 0)
+        OR d.state = 'dead' AND NOT EXISTS (
+            SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'
+        )
+    )
 """
 
 # Writes lanes back. Only the holder parks behind closed topics, so what it sees of `has_parked` is exact.
