@@ -40,8 +40,8 @@ async def test_without_the_lock_of_the_key_messages_overtake(
 
 async def test_relays_that_take_rows_instead_of_lanes_overtake_each_other(database_url: str, kafka: Kafka) -> None:
     topic = await kafka.create_topic()
+    messages = await write(database_url, [topic])  # a backlog first: each relay finds rows of the same keys
     async with _row_wise(hurried(database_url, kafka.bootstrap_servers), relays=4):
-        messages = await write(database_url, [topic])
         with pytest.raises(AssertionError, match="came after"):
             await verify(kafka, database_url, messages)
 
