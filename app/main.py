@@ -15,6 +15,7 @@ from app.api.middleware import BodyLimit, Observe, OneSlash
 from app.applications import router as applications
 from app.db import create_engine
 from app.settings import Settings
+from app.users import router as users
 
 _DESCRIPTION = """\
 A change and the message about it are committed together, and the message then reaches Kafka: never
@@ -66,6 +67,7 @@ def create_app(
     routes = applications.create_router(settings)
     app.include_router(routes)
     app.include_router(routes, prefix="/api/v1", include_in_schema=False)
+    app.include_router(users.create_router(settings))
     # The last one added is the first that sees a request.
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(OneSlash)
