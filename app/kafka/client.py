@@ -30,6 +30,8 @@ def options(settings: Settings, group: str) -> dict[str, object]:
         "heartbeat_interval_ms": min(1000, milliseconds(settings.consumer_session_timeout / 6)),
         "rebalance_timeout_ms": milliseconds(_REBALANCE),
         "fetch_max_wait_ms": milliseconds(settings.consumer_fetch_wait),
+        # A topic, or a partition, that was made meanwhile is seen after this long.
+        "metadata_max_age_ms": 10_000,
         "check_crcs": settings.kafka_check_crcs,
     }
 

@@ -273,6 +273,8 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
         stuck = timedelta(seconds=time.monotonic() - self._turned_at)
         if stuck > limit:
             raise Unavailable(f"the consumer {name} did not come round for {stuck.total_seconds():.0f} s")
+        if missing := [topic for topic in self._topics if not self._kafka.partitions_for_topic(topic)]:
+            raise Unavailable(f"there is no topic {', '.join(missing)}: `outbox topics ensure` makes it")
         if gaps := self._offsets.gaps:
             raise Unavailable(
                 f"Kafka no longer has the next records of {', '.join(f'{tp.topic}-{tp.partition}' for tp in gaps)}: "
