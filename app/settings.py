@@ -7,42 +7,19 @@ Durations are seconds, sizes are bytes.
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.consumer_settings import ConsumerSettings, UsersSettings, consumer_problems
 from app.errors import ConfigurationError
+from app.setting_fields import Duration, Part, Size, Topic
 
 
-def _seconds(value: object) -> object:
-    """Read "2.5" as 2.5 seconds; leave numbers and ISO 8601 ("PT2S") to pydantic."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("must be longer than 0 seconds")
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_positive)]
-Size = Annotated[int, Field(gt=0)]
-Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
-
-
-class _Part(BaseSettings):
-    """A part of the settings. The text below a field is its description in the generated pages."""
-
-    model_config = SettingsConfigDict(use_attribute_docstrings=True)
-
-
-class DatabaseSettings(_Part):
+class DatabaseSettings(Part):
     """PostgreSQL: `DATABASE_URL`, or the single `POSTGRES_*` parts when it is not set."""
 
     database_url: SecretStr | None = None
@@ -93,7 +70,7 @@ class DatabaseSettings(_Part):
         return str(mode), None if root is None else str(root)
 
 
-class KafkaSettings(_Part):
+class KafkaSettings(Part):
     """Kafka: how to reach it."""
 
     kafka_bootstrap_servers: str = Field("localhost:9092", min_length=1)
@@ -126,7 +103,7 @@ class KafkaSettings(_Part):
     """CloudEvents `source` of our events."""
 
 
-class ApiSettings(_Part):
+class ApiSettings(Part):
     """The HTTP API."""
 
     api_host: str = "127.0.0.1"
@@ -149,7 +126,7 @@ class ApiSettings(_Part):
     """Largest `size` of a page."""
 
 
-class RelaySettings(_Part):
+class RelaySettings(Part):
     """The relay, which moves owed messages to Kafka."""
 
     relay_slots: int = Field(4, ge=1, le=32)
@@ -200,62 +177,6 @@ class RelaySettings(_Part):
     """How long dead letters that were retried or discarded are kept."""
 
 
-class ConsumerSettings(BaseSettings):
-    """The consumers of a worker process."""
-
-    consumer_batch_records: Size = 500
-    """Most records that are handled in one transaction."""
-    consumer_max_attempts: Size = 3
-    """A record that kills, hangs or fails its consumer this many times becomes a dead letter."""
-    consumer_database_deadline: Duration = timedelta(seconds=10)
-    """How long one transaction of a consumer may take."""
-    consumer_decode_deadline: Duration = timedelta(seconds=10)
-    """How long decoding one large record may take."""
-    consumer_hang_limit: Duration = timedelta(seconds=30)
-    """A worker whose event loop stands still for this long ends itself, so that it is started again."""
-    consumer_stalled_after: Duration = timedelta(seconds=45)
-    """A consumer that got no answer to a fetch for this long is not ready, and joins its group anew."""
-    consumer_drain_deadline: Duration = timedelta(seconds=15)
-    """How long the batch in hand may take when the process stops or partitions go to another consumer."""
-    consumer_session_timeout: Duration = timedelta(seconds=10)
-    """After this long without a sign of life the brokers give the partitions to another consumer."""
-    consumer_fetch_wait: Duration = timedelta(seconds=0.5)
-    """How long a broker waits for records before it says that there are none."""
-    kafka_check_crcs: bool = True
-    """Check the checksums of what is fetched; the embedded Kafka writes some without."""
-    inbox_retention: Duration = timedelta(days=14)
-    """How long ids are remembered. Longer than any input topic keeps its records; older ones are refused (TOO_OLD)."""
-    worker_host: str = "127.0.0.1"
-    """Address on which a worker process serves `/livez`, `/readyz` and `/metrics`."""
-    worker_port: int = Field(9200, ge=0, le=65535)
-    """Port for them; 0 takes a free one."""
-
-
-class UsersSettings(BaseSettings):
-    """Users, who are requested and answered in XML over Kafka."""
-
-    users_requests_topic: Topic = "users.requests"
-    """Where requests come from."""
-    users_responses_topic: Topic = "users.responses"
-    """Where replies go, unless a request asks for one of `USERS_REPLY_TOPICS`."""
-    users_dead_letters_topic: Topic = "users.requests.dlq"
-    """Where requests go that could not be read."""
-    users_reply_topics: tuple[Topic, ...] = ()
-    """Other topics that a request may ask for with `kafka_replyTopic`, as a JSON list."""
-    users_group: str = Field("users", min_length=1, max_length=200)
-    """Consumer group; the inbox knows repeats per group."""
-    users_same_email: Literal["reject", "return", "allow"] = "reject"
-    """What a request for an email that is known already gets: FAILED, the known user's id, or a user of its own."""
-    users_correlation_is_unique: bool = False
-    """Two requests with one correlation id are one request sent twice. Only where all who send keep to that."""
-    users_reply_to_unreadable: bool = True
-    """Answer also requests that cannot be read, with FAILED alone."""
-    users_max_bytes: int = Field(262_144, gt=0, le=1_048_576)
-    """Largest request; a larger one is not read."""
-    users_encodings: tuple[Literal["utf-8", "utf-16", "windows-1251"], ...] = ("utf-8",)
-    """Encodings of requests that are accepted, as a JSON list."""
-
-
 class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, ConsumerSettings, UsersSettings):
     """Everything. Immutable; checked as a whole when it is read."""
 
@@ -273,20 +194,6 @@ class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, Cons
     """Least severity that is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto` writes JSON unless the output is a terminal."""
-
-    def _consumer_problems(self) -> tuple[tuple[bool, str], ...]:
-        return (
-            (
-                self.consumer_database_deadline > self.consumer_drain_deadline,
-                "CONSUMER_DRAIN_DEADLINE must be at least CONSUMER_DATABASE_DEADLINE, or batches are given up in vain",
-            ),
-            (
-                self.users_dead_letters_topic in (self.users_requests_topic, self.users_responses_topic)
-                or self.users_responses_topic == self.users_requests_topic
-                or self.users_requests_topic in self.users_reply_topics,
-                "USERS_REQUESTS_TOPIC must not be a topic that replies or dead letters go to: they would be requests",
-            ),
-        )
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -329,7 +236,7 @@ class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, Cons
                 "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD are needed with KAFKA_SECURITY_PROTOCOL=SASL_*",
             ),
         )
-        for wrong, advice in (*problems, *self._consumer_problems()):
+        for wrong, advice in (*problems, *consumer_problems(self, self)):
             if wrong:
                 raise ValueError(advice)
         try:

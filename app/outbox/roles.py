@@ -21,6 +21,9 @@ _ENGINE_TABLES = (
     "outbox_dead_letters",
     "outbox_receipts",
     "outbox_alembic_version",
+    "inbox_messages",
+    "inbox_attempts",
+    "inbox_assignments",
 )
 
 # Roles belong to the whole server, so another database may have made them already, or be making them right now.
@@ -50,6 +53,8 @@ GRANT SELECT, INSERT, UPDATE ON outbox_topics TO {RELAY};
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked, outbox_dead_letters TO {RELAY};
 GRANT SELECT, INSERT ON outbox_receipts TO {RELAY};
 GRANT EXECUTE ON FUNCTION outbox_roll_receipts TO {RELAY}"""
+
+_INGEST = f"GRANT SELECT, INSERT, UPDATE, DELETE ON inbox_messages, inbox_attempts, inbox_assignments TO {INGEST}"
 
 _OPERATORS = f"""
 GRANT USAGE ON SCHEMA public TO {OPERATORS};
@@ -87,6 +92,7 @@ def statements(domain_tables: Sequence[str]) -> list[str]:
         *_split(_FUNCTIONS),
         *(part for role in (APP, INGEST) for part in _split(_WRITER.format(role=role))),
         *(_DOMAIN.format(table=table, role=role) for role in (APP, INGEST) for table in domain_tables),
+        _INGEST,
         *_split(_RELAY),
         *_split(_OPERATORS),
         _STATISTICS.strip(),

@@ -24,12 +24,13 @@ class UsersHandler:
         """Raises ConfigurationError when the XML library is too old."""
         xml.check_library()
         self._settings = settings
+        self._encodings = frozenset(settings.users_encodings.split(","))
         self._same_email = SameEmail(settings.users_same_email)
 
     def decode(self, record: Input) -> Request | Undecodable:
         """The request that the record's value is."""
         settings = self._settings
-        parsed = xml.parse(record.value or b"", max_bytes=settings.users_max_bytes, encodings=settings.users_encodings)
+        parsed = xml.parse(record.value or b"", max_bytes=settings.users_max_bytes, encodings=self._encodings)
         match parsed:
             case Request():
                 return parsed

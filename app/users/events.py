@@ -75,4 +75,4 @@ def _traceparent(record: Input) -> str | None:
 def _topic(record: Input, settings: Settings) -> str:
     """The topic that the request asks for, if it is on the list: nobody makes us write anywhere else."""
     asked = (record.header(REPLY_TOPIC_HEADER) or b"")[:250].decode("latin-1")
-    return asked if asked in settings.users_reply_topics else settings.users_responses_topic
+    return asked if asked and asked in settings.users_reply_topics.split(",") else settings.users_responses_topic

@@ -6,7 +6,6 @@ from sqlalchemy import (
     Column,
     Date,
     Identity,
-    Sequence,
     Table,
     Text,
     UniqueConstraint,
@@ -17,10 +16,8 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from app.db import Base
 
-namesakes = Sequence("users_namesake_seq", metadata=Base.metadata)
-
 # `email_key` is what `app.users.validation` makes of `email` for comparing. `namesake` is 0 for the one user of an
-# email, a number of its own for each of several who may share one.
+# email, a random number of its own for each of several who may share one.
 users = Table(
     "users",
     Base.metadata,

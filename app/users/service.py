@@ -42,7 +42,7 @@ _INSERT_UNIQUE = text(
 _INSERT_ALL = text(
     f"""
     INSERT INTO users (name, surname, email, email_key, namesake, birthday)
-    SELECT name, surname, email, email_key, nextval('users_namesake_seq'), birthday {_NEW}
+    SELECT name, surname, email, email_key, hashtextextended(CAST(gen_random_uuid() AS text), 0), birthday {_NEW}
     ORDER BY position
     RETURNING id
     """

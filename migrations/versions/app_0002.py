@@ -9,10 +9,9 @@ down_revision = "app_0001"
 branch_labels = None
 depends_on = "engine_0002"
 
-# One user for each email: `namesake` is 0. Where several may share one (USERS_SAME_EMAIL=allow), each has a number of
-# its own.
+# One user for each email: `namesake` is 0. Where several may share one (USERS_SAME_EMAIL=allow), each has a random
+# number of its own.
 _USERS = """
-CREATE SEQUENCE users_namesake_seq;
 CREATE TABLE users (
     id bigint GENERATED ALWAYS AS IDENTITY,
     name text NOT NULL,
@@ -28,7 +27,6 @@ CREATE TABLE users (
     CONSTRAINT ck_users_surname CHECK (surname <> ''),
     CONSTRAINT ck_users_email CHECK (email <> '')
 );
-ALTER SEQUENCE users_namesake_seq OWNED BY users.namesake;
 """
 
 

@@ -254,7 +254,7 @@ async def test_an_echo_that_grows_too_large_is_left_out(users: Consuming) -> Non
 
 
 async def test_replies_go_only_where_the_list_allows(users: Consuming) -> None:
-    batches = users.batches(users_reply_topics=("their.replies",))
+    batches = users.batches(users_reply_topics="their.replies,others")
     for offset, asked in enumerate((b"their.replies", b"elsewhere", b"\xff", b"their.replies\0")):
         headers = (("kafka_replyTopic", asked), ("kafka_correlationId", b"\x01\xff"))
         await batches.handle([Input("users.requests", 0, offset, -1, None, _SEED, headers)])

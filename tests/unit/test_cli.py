@@ -32,6 +32,8 @@ def test_what_there_is() -> None:
         "demo",
         "api",
         "relay",
+        "worker",
+        "users send",
         "health",
         "migrate",
         "roles",
