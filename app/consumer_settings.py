@@ -29,8 +29,6 @@ class ConsumerSettings(Part):
     """After this long without a sign of life the brokers give the partitions to another consumer."""
     consumer_fetch_wait: Duration = timedelta(seconds=0.5)
     """How long a broker waits for records before it says that there are none."""
-    kafka_check_crcs: bool = True
-    """Check the checksums of what is fetched; the embedded Kafka writes some without."""
     inbox_retention: Duration = timedelta(days=14)
     """How long ids are remembered. Longer than any input topic keeps its records; older ones are refused (TOO_OLD)."""
     worker_host: str = "127.0.0.1"

@@ -93,6 +93,8 @@ class KafkaSettings(Part):
     """Compression of the batches."""
     kafka_request_timeout: Duration = timedelta(seconds=5)
     """How long one request to a broker may take before it is tried again."""
+    kafka_check_crcs: bool = True
+    """Check the checksums of what is fetched; the embedded Kafka writes some without."""
     topic_partitions: int = Field(6, ge=1)
     """Partitions of topics that `outbox topics ensure` creates."""
     topic_replication_factor: int = Field(1, ge=1)

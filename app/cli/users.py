@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from app.kafka.reader import Record
     from app.settings import Settings
 
-app = typer.Typer(
-    name="users", help="Send requests of users, as whoever uses this service would.", no_args_is_help=True
-)
+app = typer.Typer(name="users", help="Send requests of users.", no_args_is_help=True)
 
 
 @app.command(epilog="Example: outbox users send request.xml --key ivan")
@@ -42,9 +40,7 @@ def send(
     patience = timedelta(seconds=timeout)
     reply = asyncio.run(_ask(settings, document, key, message_id or str(uuid4()), patience))
     if reply is None:
-        raise OutboxError(
-            f"no reply within {timeout:g} s: does a worker run, and a relay? A repeat has no reply either"
-        )
+        raise OutboxError(f"no reply within {timeout:g} s: do worker and relay run? A repeat has none")
     if as_json:
         print(printing.as_json(reply))
     else:
