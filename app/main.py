@@ -5,9 +5,11 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+from app import asyncapi
 from app.api import docs, handlers, health, server
 from app.api.dependencies import Database
 from app.api.health import Readiness
@@ -68,6 +70,12 @@ def create_app(
     app.include_router(routes)
     app.include_router(routes, prefix="/api/v1", include_in_schema=False)
     app.include_router(users.create_router(settings))
+    topics = JSONResponse(asyncapi.document(settings))
+
+    @app.get("/asyncapi.json", include_in_schema=False)
+    async def describe_topics() -> Response:
+        return topics
+
     # The last one added is the first that sees a request.
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(OneSlash)

@@ -39,6 +39,7 @@ def test_what_there_is() -> None:
         "roles",
         "status",
         "topics ensure",
+        "topics asyncapi",
         "topics list",
         "topics pause",
         "topics resume",
