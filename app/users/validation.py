@@ -71,6 +71,7 @@ def _email(text: str | None) -> str | None:
         validate_email(
             email,
             check_deliverability=False,
+            strict=True,  # 64 characters before the @
             allow_smtputf8=False,
             allow_quoted_local=False,
             allow_domain_literal=False,
