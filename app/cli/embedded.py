@@ -98,5 +98,6 @@ async def api_and_relay(settings: "Settings", listener: socket.socket) -> AsyncI
         is_ready.cancel()
         stop_serving.set()
         await asyncio.wait({serving, consuming})
+        consuming.result()
         stop_delivering.set()
         await delivering

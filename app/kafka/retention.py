@@ -45,7 +45,7 @@ async def _retention(settings: KafkaSettings, topics: Sequence[str]) -> dict[str
     admin = AIOKafkaAdminClient(**connection_options(settings), client_id="outbox-worker")
     try:
         await admin.start()
-        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic, ["retention.ms"]) for topic in topics]
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
         answers = await admin.describe_configs(wanted)
     finally:
         await admin.close()

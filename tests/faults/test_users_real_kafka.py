@@ -9,8 +9,9 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 from prometheus_client import REGISTRY
 
-from app.errors import Unavailable
-from app.lifecycle import wait
+from app.errors import ConfigurationError, Unavailable
+from app.kafka.retention import check_retention
+from app.lifecycle import supervise, wait
 from tests.consuming import (
     PARTITIONS,
     Consuming,
@@ -26,6 +27,7 @@ from tests.consuming import (
     success_xml,
     user_xml,
 )
+from tests.services.fixtures import PrivateKafka
 from tests.services.kafka import RealKafka
 from tests.waiting import until
 
@@ -190,6 +192,45 @@ async def test_all_codecs(kafka: RealKafka, users: Consuming, codec: str) -> Non
     async with running(users.consumer()):
         await answered(users, 1)
     assert len(await users.users()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+async def test_brokers_away_and_back(database_url: str, private_kafka: PrivateKafka, fault: str) -> None:
+    kafka = await private_kafka()
+    async with consuming(database_url, **await kafka_settings(kafka)) as users:
+        stop = asyncio.Event()
+        consumer = users.consumer()
+        consumer_task = asyncio.create_task(supervise("users", lambda: consumer.run(stop), stop))
+        await send(kafka, users, range(20))
+        await answered(users, 20)
+        if fault == "killed":
+            await kafka.brokers.kill(1)
+            await kafka.brokers.start_broker(1)
+            await kafka.wait_until_ready(1)
+        else:
+            await kafka.brokers.pause(1)
+            await wait(stop, timedelta(seconds=8))
+            await kafka.brokers.resume(1)
+        await send(kafka, users, range(20, 40))
+
+        async def all_answered() -> bool:
+            return len(await users.owed()) == 40
+
+        await until(all_answered, timedelta(seconds=90))
+        stop.set()
+        async with asyncio.timeout(20):
+            await consumer_task
+        assert len(await users.users()) == 40
+        assert await users.dead_letters() == []
+
+
+async def test_a_topic_that_keeps_records_longer_than_the_inbox_is_refused(kafka: RealKafka, users: Consuming) -> None:
+    longer = await kafka.create_topic(retention_ms="172800000")
+    endless = await kafka.create_topic(retention_ms="-1")
+    await check_retention(users.settings, [longer, endless], timedelta(days=2))
+    with pytest.raises(ConfigurationError, match=f"INBOX_RETENTION: {longer} keeps records for 2 days"):
+        await check_retention(users.settings, [longer, endless], timedelta(days=1))
 
 
 @pytest.mark.slow
