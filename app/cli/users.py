@@ -37,6 +37,10 @@ def send(
     except OSError as error:
         raise OutboxError(f"{file} cannot be read ({error.strerror})") from error
     settings = running.settings()
+    from app.users.xml import is_valid
+
+    if not is_valid(document, "request"):
+        printing.note("warning: not valid against request.xsd; it is sent as it is")
     patience = timedelta(seconds=timeout)
     reply = asyncio.run(_ask(settings, document, key, message_id or str(uuid4()), patience))
     if reply is None:

@@ -97,7 +97,12 @@ async def test_it_shows_an_application_arriving_and_serves(folder: Path) -> None
         for part in ("topic      applications.events", "header     ce_type: application.created", "key        1"):
             assert part in running.said
         async with httpx2.AsyncClient(base_url=running.url) as client:
-            assert (await client.get("/readyz")).json()["checks"].keys() == {"database", "migrations", "relay"}
+            assert (await client.get("/readyz")).json()["checks"].keys() == {
+                "database",
+                "migrations",
+                "relay",
+                "consumer users",
+            }
             assert (await client.post("/applications", json={"user_name": "b", "description": "d"})).status_code == 201
         settings = load(_env_file=None, kafka_bootstrap_servers=running.bootstrap_servers)
         records = await read(

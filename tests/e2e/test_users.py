@@ -36,6 +36,7 @@ async def test_a_request_by_hand_is_answered(running: Up) -> None:
         unreadable = await outbox_aside("users", "send", file, "--json", **settings)
         assert unreadable.exit_code == 1
         assert "NOT_XML" in unreadable.stdout
+        assert "not valid against request.xsd" in unreadable.stderr
     async with httpx2.AsyncClient(base_url=running.url) as client:
         listed = (await client.get("/users")).json()
         assert [user["email"] for user in listed["items"]] == ["ivan@example.com"]
