@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import make_url
 from typer.testing import Result
 
+from app.migrate import heads
 from tests.command import command, outbox_aside, process_environment
 from tests.engine import Broker, connect, empty, engine
 from tests.services.postgres_server import dsn
@@ -103,7 +104,7 @@ async def test_a_discarded_letter_says_who_and_why(database_url: str, operator: 
 async def test_a_topic_is_paused_listed_and_resumed(operator: Operator) -> None:
     assert (await operator.does("topics", "pause", "t", "--reason", "a [test]", "--by", "ann")).exit_code == 0
     listed = {topic["topic"]: topic for topic in await operator.reads("topics", "list")}
-    assert listed.keys() == {"applications.events", "t"}
+    assert {"applications.events", "t"} <= listed.keys()
     assert (listed["t"]["state"], listed["t"]["by"], listed["t"]["reason"]) == ("paused", "ann", "a [test]")
     assert "a [test] (ann)" in (await operator.does("topics", "list")).stdout
     assert "paused" in (await operator.does("status")).stdout
@@ -162,9 +163,9 @@ async def test_migrate_says_where_the_database_stands(empty_database_url: str) -
     not_yet = await operator.does("status")
     assert (not_yet.exit_code, not_yet.stderr.count("\n")) == (1, 1)
     assert "run `outbox migrate`" in not_yet.stderr
-    assert await operator.reads("migrate", "--engine-only") == {"revisions": ["engine_0001"]}
+    assert await operator.reads("migrate", "--engine-only") == {"revisions": sorted(heads(engine_only=True))}
     assert (await operator.does("status")).exit_code == 0
-    assert (await operator.does("migrate")).stdout == "the database is at app_0001, engine_0001\n"
+    assert (await operator.does("migrate")).stdout == f"the database is at {', '.join(sorted(heads()))}\n"
 
 
 async def test_a_login_that_is_refused_and_a_missing_database_are_the_settings_matter(database_url: str) -> None:
