@@ -57,6 +57,7 @@ def create_app(
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
+    app.state.settings = settings
     app.state.database = Database(
         async_sessionmaker(pool, expire_on_commit=False), settings.api_database_deadline, on_commit
     )

@@ -37,3 +37,9 @@ slots_connected = Gauge("outbox_slots_connected", "Slots with a connection to Po
 settle_failures = Counter("outbox_settle_failures_total", "Rounds that ended without a commit", ["reason"])
 last_round = Gauge("outbox_last_round_timestamp_seconds", "When a slot last finished a round")
 housekeeping_seconds = Histogram("outbox_housekeeping_seconds", "Duration of a task of housekeeping", ["task"])
+idempotency_replays = Counter(
+    "http_idempotency_replays_total", "Requests answered with the kept answer of an earlier one"
+)
+idempotency_conflicts = Counter(
+    "http_idempotency_conflicts_total", "Requests refused because of their Idempotency-Key", ["reason"]
+)

@@ -147,6 +147,10 @@ class ApiSettings(_Part):
     """Longest `description`, in characters."""
     page_size_max: Size = 100
     """Largest `size` of a page."""
+    idempotency_ttl: Duration = timedelta(hours=24)
+    """How long the answer to a request with an `Idempotency-Key` is kept for its repeats; then the key is new."""
+    idempotency_key_required: bool = False
+    """Refuse a POST without an `Idempotency-Key` (400)."""
 
 
 class RelaySettings(_Part):

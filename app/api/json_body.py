@@ -8,14 +8,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from app.api import strict_json
-from app.api.problems import (
-    INVALID_REQUEST,
-    MALFORMED_REQUEST,
-    UNSUPPORTED_MEDIA_TYPE,
-    FieldError,
-    Refused,
-    field_path,
-)
+from app.api.kinds import INVALID_REQUEST, MALFORMED_REQUEST, UNSUPPORTED_MEDIA_TYPE
+from app.api.problems import FieldError, Refused, field_path
 
 
 class _JsonRequest(Request):

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import log, trace
-from app.api import problems
+from app.api import kinds, problems
 from app.db import sqlstate
 
 logger = log.get(__name__)
@@ -67,7 +67,7 @@ class Observe:
             except Exception as error:  # noqa: BLE001 - the last place that can answer
                 _report(error)
                 if status == 0:
-                    await problems.answer(scope, problems.UNEXPECTED)(scope, receive, send_marked)
+                    await problems.answer(scope, kinds.UNEXPECTED)(scope, receive, send_marked)
             finally:
                 trace.current.reset(token)
                 _record(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
@@ -133,7 +133,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        too_large, detail = problems.BODY_TOO_LARGE, f"more than {self._limit} bytes are not accepted"
+        too_large, detail = kinds.BODY_TOO_LARGE, f"more than {self._limit} bytes are not accepted"
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self._limit:
             await problems.answer(scope, too_large, detail)(scope, receive, send)

@@ -5,9 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.api import problems
+from app.api import kinds, problems
 from app.api.dependencies import DatabaseDependency
+from app.api.idempotency import REPLAYED, Answer, OnceDependency
 from app.api.json_body import JsonRoute
 from app.api.paging import DEFAULT_SIZE, LAST_PAGE, Page, links, page_of
 from app.applications import schemas, service
@@ -22,6 +24,10 @@ _MESSAGE_ID = {
     "description": "Id of the message that tells of it: the header `ce_id` in Kafka.",
     "schema": {"type": "string", "format": "uuid"},
 }
+_REPLAYED = {
+    "description": "`true`: this is the kept answer of an earlier request with the same Idempotency-Key.",
+    "schema": {"type": "string", "const": "true"},
+}
 
 
 def create_router(settings: Settings) -> APIRouter:
@@ -30,7 +36,7 @@ def create_router(settings: Settings) -> APIRouter:
         prefix=PATH,
         tags=["applications"],
         route_class=JsonRoute,
-        responses=problems.documented(problems.INVALID_REQUEST, problems.UNAVAILABLE),
+        responses=problems.documented(kinds.INVALID_REQUEST, kinds.UNAVAILABLE),
     )
 
     class NewApplication(schemas.NewApplication):
@@ -57,31 +63,41 @@ def create_router(settings: Settings) -> APIRouter:
         response_model=Application,
         response_description="It is stored, and its event will reach Kafka.",
         responses={
-            status.HTTP_201_CREATED: {"headers": {"Location": _LOCATION, "Outbox-Message-Id": _MESSAGE_ID}},
-            **problems.documented(problems.MALFORMED_REQUEST, problems.BODY_TOO_LARGE, problems.UNSUPPORTED_MEDIA_TYPE),
+            status.HTTP_201_CREATED: {
+                "headers": {"Location": _LOCATION, "Outbox-Message-Id": _MESSAGE_ID, REPLAYED: _REPLAYED}
+            },
+            **problems.documented(
+                kinds.MALFORMED_REQUEST,
+                kinds.IDEMPOTENCY_KEY_INVALID,
+                kinds.IDEMPOTENCY_KEY_REQUIRED,
+                kinds.IN_PROGRESS,
+                kinds.BODY_TOO_LARGE,
+                kinds.UNSUPPORTED_MEDIA_TYPE,
+                kinds.INVALID_REQUEST,
+                kinds.IDEMPOTENCY_KEY_REUSED,
+            ),
         },
         summary="Apply",
     )
-    async def create_application(new: NewApplication, database: DatabaseDependency) -> Response:
+    async def create_application(new: NewApplication, once: OnceDependency) -> Response:
         """Store an application and owe the event `application.created` to Kafka, in one commit."""
-        created = await database.write(
-            partial(
-                service.create,
+
+        async def work(session: AsyncSession) -> Answer:
+            created = await service.create(
+                session,
                 user_name=new.user_name,
                 description=new.description,
                 topic=settings.applications_topic,
                 source=settings.event_source,
             )
-        )
-        return Response(
-            created.message.payload,
-            status_code=status.HTTP_201_CREATED,
-            media_type="application/json",
-            headers={
+            headers = {
+                "Content-Type": "application/json",
                 "Location": f"{PATH}/{created.application.id}",
                 "Outbox-Message-Id": str(created.message.message_id),
-            },
-        )
+            }
+            return Answer(status.HTTP_201_CREATED, headers, created.message.payload or b"")
+
+        return await once.write(work)
 
     @router.get(
         "",
@@ -102,7 +118,7 @@ def create_router(settings: Settings) -> APIRouter:
 
     @router.get(
         "/{id}",
-        responses=problems.documented(problems.NOT_FOUND),
+        responses=problems.documented(kinds.NOT_FOUND),
         summary="Read one application",
     )
     async def read_application(

@@ -21,6 +21,7 @@ _ENGINE_TABLES = (
     "outbox_dead_letters",
     "outbox_receipts",
     "outbox_alembic_version",
+    "idempotency_keys",
 )
 
 # Roles belong to the whole server, so another database may have made them already, or be making them right now.
@@ -36,6 +37,11 @@ GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT ON outbox_alembic_version TO {role};
 GRANT INSERT, SELECT (message_id) ON outbox_messages TO {role};
 GRANT USAGE ON SEQUENCE outbox_messages_id_seq TO {role}"""
+
+# Expired answers are replaced, never changed; the relay's housekeeping deletes them.
+_REQUESTS = f"""
+GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO {APP};
+GRANT SELECT (scope, key, expires_at), DELETE ON idempotency_keys TO {RELAY}"""
 
 _DOMAIN = "GRANT SELECT, INSERT, UPDATE ON {table} TO {role}"
 
@@ -87,6 +93,7 @@ def statements(domain_tables: Sequence[str]) -> list[str]:
         *_split(_FUNCTIONS),
         *(part for role in (APP, INGEST) for part in _split(_WRITER.format(role=role))),
         *(_DOMAIN.format(table=table, role=role) for role in (APP, INGEST) for table in domain_tables),
+        *_split(_REQUESTS),
         *_split(_RELAY),
         *_split(_OPERATORS),
         _STATISTICS.strip(),

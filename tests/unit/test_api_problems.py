@@ -12,7 +12,8 @@ from prometheus_client import REGISTRY
 from starlette.exceptions import HTTPException
 
 from app import trace
-from app.api.problems import KINDS, MEDIA_TYPE
+from app.api.kinds import KINDS
+from app.api.problems import MEDIA_TYPE
 from app.errors import BrokerUnavailable, Conflict, InvalidMessage
 from tests.api import NOWHERE, Api, api_on
 
