@@ -211,7 +211,7 @@ async def test_two_hundred_at_once(database_url: str) -> None:
 async def test_many_keys_at_once(database_url: str) -> None:
     async with api_on(database_url, api_pool_size=20, api_database_deadline=30) as api:
         responses = await asyncio.gather(*(_post(api, f"key-{number % 40}") for number in range(200)))
-        ids = {}
+        ids: dict[int, int] = {}
         for number, response in enumerate(responses):
             assert response.status_code in (201, 409)
             if response.status_code == 201:
