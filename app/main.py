@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from app.api import docs, handlers, health, server
+from app.api import docs, handlers, health, messages, server
 from app.api.dependencies import Database
 from app.api.health import Readiness
 from app.api.middleware import BodyLimit, Observe, OneSlash
@@ -67,6 +67,7 @@ def create_app(
     routes = applications.create_router(settings)
     app.include_router(routes)
     app.include_router(routes, prefix="/api/v1", include_in_schema=False)
+    app.include_router(messages.create_router(settings))
     # The last one added is the first that sees a request.
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(OneSlash)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 APP, RELAY, INGEST, OPERATORS = "outbox_app", "outbox_relay", "outbox_ingest", "outbox_ops"
 ROLES = {
-    APP: "serves requests: works on the domains' tables, adds messages, never reads, changes or deletes one",
+    APP: "serves requests: works on the domains' tables, adds messages, sees where they are; never their content",
     RELAY: "delivers: takes messages out, keeps receipts and dead letters; never sees the domains' tables",
     INGEST: "consumes: works on the domains' tables and the inbox, adds messages",
     OPERATORS: "looks: everything of the outbox but payloads and headers; changes nothing",
@@ -38,9 +38,15 @@ GRANT SELECT ON outbox_alembic_version TO {role};
 GRANT INSERT, SELECT (message_id) ON outbox_messages TO {role};
 GRANT USAGE ON SEQUENCE outbox_messages_id_seq TO {role}"""
 
-# Expired answers are replaced, never changed; the relay's housekeeping deletes them.
+# Expired answers are replaced; the relay's housekeeping deletes them. Of messages, where they are: no key, header or
+# payload.
 _REQUESTS = f"""
 GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO {APP};
+GRANT SELECT ON outbox_lanes, outbox_topics, outbox_receipts TO {APP};
+GRANT SELECT (lane, id, message_id, topic, type, created_at) ON outbox_messages TO {APP};
+GRANT SELECT (lane, id, message_id, topic, type, created_at, behind, parked_at) ON outbox_parked TO {APP};
+GRANT SELECT (lane, id, message_id, topic, type, created_at, state, reason, refusals, refused_at, decided_at,
+    decision_reason, returning_at) ON outbox_dead_letters TO {APP};
 GRANT SELECT (scope, key, expires_at), DELETE ON idempotency_keys TO {RELAY}"""
 
 _DOMAIN = "GRANT SELECT, INSERT, UPDATE ON {table} TO {role}"

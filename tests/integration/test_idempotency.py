@@ -180,7 +180,7 @@ async def test_a_repeat_while_the_first_runs_is_told_at_once(api: Api) -> None:
 
         async def running() -> bool:
             held = await blocker.exec_driver_sql(
-                f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = {LOCK_NAMESPACE}"
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1", (LOCK_NAMESPACE,)
             )
             return bool(held.scalar())
 

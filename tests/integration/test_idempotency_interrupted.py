@@ -69,41 +69,45 @@ async def test_cancelled_anywhere(database_url: str, seed: int) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_cut_at_the_commit(database_url: str, when: When) -> None:
     address = make_url(database_url)
-    async with CommitCut(address.host or "localhost", address.port or 5432) as network:
-        async with api_on(network.through(database_url), api_pool_size=2) as api:
-            assert (await _post(api, "warm-up"))[0] == 201
-            before = await api.stored()
-            network.arm(when)
-            assert (await _post(api, "key-1"))[0] == 503
-            assert network.cuts == 1
-            # What the caller cannot know: cut after it, the work is done.
-            expected = 0 if when == "before" else 1
-            rows, messages = await api.stored()
-            assert (rows - before[0], messages - before[1]) == (expected, expected)
-            response = await api.send(_BODY, **{"idempotency-key": "key-1"})
-            assert response.status_code == 201
-            assert ("idempotency-replayed" in response.headers) == (when == "after")
-            assert await api.stored() == (before[0] + 1, before[1] + 1)
+    async with (
+        CommitCut(address.host or "localhost", address.port or 5432) as network,
+        api_on(network.through(database_url), api_pool_size=2) as api,
+    ):
+        assert (await _post(api, "warm-up"))[0] == 201
+        before = await api.stored()
+        network.arm(when)
+        assert (await _post(api, "key-1"))[0] == 503
+        assert network.cuts == 1
+        # What the caller cannot know: cut after it, the work is done.
+        expected = 0 if when == "before" else 1
+        rows, messages = await api.stored()
+        assert (rows - before[0], messages - before[1]) == (expected, expected)
+        response = await api.send(_BODY, **{"idempotency-key": "key-1"})
+        assert response.status_code == 201
+        assert ("idempotency-replayed" in response.headers) == (when == "after")
+        assert await api.stored() == (before[0] + 1, before[1] + 1)
 
 
 @pytest.mark.slow
 async def test_cut_at_many_commits(database_url: str) -> None:
     dice, ids = random.Random(1), defaultdict[str, set[int]](set)
     address = make_url(database_url)
-    async with CommitCut(address.host or "localhost", address.port or 5432) as network:
-        async with api_on(network.through(database_url), api_pool_size=4) as api:
+    async with (
+        CommitCut(address.host or "localhost", address.port or 5432) as network,
+        api_on(network.through(database_url), api_pool_size=4) as api,
+    ):
 
-            async def client(name: int) -> None:
-                for number in range(40):
-                    key = f"key-{name}-{number}"
-                    if dice.random() < 0.5:
-                        network.arm(dice.choice(("before", "after")))
-                    for _ in range(dice.randrange(1, 3)):
-                        ids[key].add(await _repeat(api, key))
+        async def client(name: int) -> None:
+            for number in range(40):
+                key = f"key-{name}-{number}"
+                if dice.random() < 0.5:
+                    network.arm(dice.choice(("before", "after")))
+                for _ in range(dice.randrange(1, 3)):
+                    ids[key].add(await _repeat(api, key))
 
-            async with asyncio.timeout(_DEADLINE):
-                await asyncio.gather(*map(client, range(4)))
-            await _one_each(api, ids)
+        async with asyncio.timeout(_DEADLINE):
+            await asyncio.gather(*map(client, range(4)))
+        await _one_each(api, ids)
     assert network.cuts > 30
 
 
