@@ -182,7 +182,7 @@ async def test_it_is_never_missing_while_it_moves(api: Api, database_url: str) -
     # From lane to parked, to dead, to parked again, to receipt: asked all the time, it is always somewhere.
     broker = Broker()
     broker.poison = {b"bad"}
-    async with connect(database_url) as connection, engine(database_url, broker):
+    async with connect(database_url) as connection, engine(database_url, broker, refusals_to_close=100):
         (bad,) = await Ledger(connection).add("t", [(b"key", b"bad")])
         over, seen = asyncio.Event(), set()
 
