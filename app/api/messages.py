@@ -31,7 +31,7 @@ def create_router(settings: Settings) -> APIRouter:
     """The route, with the limits of the settings."""
     router = APIRouter(prefix="/messages", tags=["messages"], route_class=JsonRoute)
     waiting = asyncio.BoundedSemaphore(_MOST_WAITING)
-    longest = settings.message_wait_max
+    longest = min(settings.message_wait_max, settings.api_stop_deadline)
 
     @router.get(
         "/{message_id}",

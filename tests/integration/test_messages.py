@@ -13,7 +13,7 @@ from app.outbox.message import new_message_id
 from tests.api import Api, api_on
 from tests.engine import Broker, connect, engine
 from tests.ledger import Ledger
-from tests.operating import discard, on_dead_letter, pause, resume, retry
+from tests.operating import discard, pause, resume, retry, set_policy
 from tests.waiting import until
 
 
@@ -71,7 +71,7 @@ async def test_dead_and_what_waits_behind_it(api: Api, database_url: str) -> Non
             parked = await _reaches(api, second, "parked")
             assert (parked["behind_message_id"], parked["topic_state"]) == (str(first), "open")
 
-            await discard(connection, bad.id)
+            await discard(database_url, bad)
             discarded = await _where(api, first)
             assert (discarded["state"], discarded["decision_reason"]) == ("discarded", "not wanted")
             assert "decided_by" not in discarded
@@ -86,7 +86,7 @@ async def test_a_dead_letter_that_is_sent_again(api: Api, database_url: str) -> 
         (bad,) = await Ledger(connection).add("t", [(b"key", b"bad")])
         async with engine(database_url, broker):
             await _reaches(api, bad.message_id, "dead")
-        await retry(connection, bad.id)
+        await retry(database_url, bad)
         assert (await _where(api, bad.message_id))["state"] == "owed"  # nothing holds it, no relay runs
         broker.poison.clear()
         async with engine(database_url, broker):
@@ -97,7 +97,7 @@ async def test_the_policy_of_its_topic(api: Api, database_url: str) -> None:
     broker = Broker()
     broker.poison = {b"bad"}
     async with connect(database_url) as connection:
-        await on_dead_letter(connection, "t", "continue")
+        await set_policy(database_url, "t", "continue")
         (bad,) = await Ledger(connection).add("t", [(b"key", b"bad")])
         async with engine(database_url, broker):
             assert (await _reaches(api, bad.message_id, "dead"))["policy"] == "continue"
@@ -106,12 +106,12 @@ async def test_the_policy_of_its_topic(api: Api, database_url: str) -> None:
 async def test_parked_behind_its_topic(api: Api, database_url: str) -> None:
     broker = Broker()
     async with connect(database_url) as connection:
-        await pause(connection, "t")
+        await pause(database_url, "t")
         (held,) = await Ledger(connection).add("t", [(b"key", b"1")])
         async with engine(database_url, broker):
             parked = await _reaches(api, held.message_id, "parked")
         assert (parked["behind_message_id"], parked["topic_state"], parked["topic_reason"]) == (None, "paused", "test")
-        await resume(connection, "t")
+        await resume(database_url, "t")
         assert (await _where(api, held.message_id))["state"] == "owed"
 
 
@@ -195,7 +195,7 @@ async def test_it_is_never_missing_while_it_moves(api: Api, database_url: str) -
             await _reaches(api, bad.message_id, "dead")
             if refusals == 9:
                 broker.poison.clear()
-            await retry(connection, bad.id)
+            await retry(database_url, bad)
         await _reaches(api, bad.message_id, "delivered")
         over.set()
         await asyncio.gather(*asking)
