@@ -43,3 +43,6 @@ idempotency_replays = Counter(
 idempotency_conflicts = Counter(
     "http_idempotency_conflicts_total", "Requests refused because of their Idempotency-Key", ["reason"]
 )
+rate_limited = Counter("http_rate_limited_total", "Requests refused because their visitor sent too many", ["budget"])
+rate_limit_failures = Counter("http_rate_limit_failures_total", "How often the store of the rate limits did not answer")
+shed = Counter("http_shed_total", "Requests refused because there was too much to do", ["reason"])

@@ -11,6 +11,11 @@ from fastapi.staticfiles import StaticFiles
 _STATIC = "/static"
 # The badge of Swagger UI would send the document to a validator on the internet.
 _PARAMETERS = {"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True}
+# The page has a script and styles in itself.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'"
+)
 
 _PROBLEM: dict[str, Any] = {
     "title": "Problem",
@@ -59,7 +64,7 @@ def install(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
         root = request.scope.get("root_path", "").rstrip("/")
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url=f"{root}{app.openapi_url}",
             title=app.title,
             swagger_js_url=f"{root}{_STATIC}/swagger-ui-bundle.js",
@@ -67,3 +72,5 @@ def install(app: FastAPI) -> None:
             swagger_favicon_url=f"{root}{_STATIC}/favicon.png",
             swagger_ui_parameters=_PARAMETERS,
         )
+        page.headers["Content-Security-Policy"] = _POLICY
+        return page

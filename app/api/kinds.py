@@ -176,6 +176,9 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 
+GUARDED = (UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, OVERLOADED)
+"""What `app.api.guard` answers before a route sees a request."""
+
 
 def other(status: int) -> Kind:
     """A status that only the framework gives, for a file that is asked for in a wrong way."""

@@ -37,7 +37,7 @@ def create_router(settings: Settings) -> APIRouter:
         "/{message_id}",
         responses={
             status.HTTP_200_OK: {"headers": {"Preference-Applied": _APPLIED}},
-            **problems.documented(kinds.NOT_FOUND, kinds.INVALID_REQUEST, kinds.UNAVAILABLE),
+            **problems.documented(*kinds.GUARDED, kinds.NOT_FOUND, kinds.INVALID_REQUEST, kinds.UNAVAILABLE),
         },
         summary="Has it gone out?",
     )

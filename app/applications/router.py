@@ -37,7 +37,7 @@ def create_router(settings: Settings) -> APIRouter:
         prefix=PATH,
         tags=["applications"],
         route_class=JsonRoute,
-        responses=problems.documented(kinds.INVALID_REQUEST, kinds.UNAVAILABLE),
+        responses=problems.documented(*kinds.GUARDED, kinds.INVALID_REQUEST, kinds.UNAVAILABLE),
     )
 
     class NewApplication(schemas.NewApplication):

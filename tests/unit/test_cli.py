@@ -35,6 +35,8 @@ def test_what_there_is() -> None:
         "health",
         "migrate",
         "roles",
+        "search-index",
+        "api-key",
         "status",
         "topics ensure",
         "topics list",
