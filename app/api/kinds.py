@@ -176,8 +176,8 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 
-GUARDED = (UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, OVERLOADED)
-"""What `app.api.guard` answers before a route sees a request."""
+GUARDED = (HOST_REFUSED, UNAUTHENTICATED, FORBIDDEN, RATE_LIMITED, HEADERS_TOO_LARGE, UNEXPECTED, OVERLOADED)
+"""What any route of the API may answer besides its own."""
 
 
 def other(status: int) -> Kind:

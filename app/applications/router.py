@@ -62,6 +62,7 @@ def create_router(settings: Settings) -> APIRouter:
             },
             **problems.documented(
                 kinds.MALFORMED_REQUEST,
+                kinds.HOST_REFUSED,
                 kinds.IDEMPOTENCY_KEY_INVALID,
                 kinds.IDEMPOTENCY_KEY_REQUIRED,
                 kinds.IN_PROGRESS,

@@ -37,6 +37,8 @@ def test_what_there_is() -> None:
         "roles",
         "search-index",
         "api-key",
+        "docs openapi",
+        "docs errors",
         "status",
         "topics ensure",
         "topics list",
