@@ -2,6 +2,16 @@
 
 import typer
 
+_INTRODUCTION = """# Errors
+
+Every answer that is not a success is a problem (RFC 9457, `application/problem+json`). Its `type` is a path of this
+service, which gives the advice below. `reference` is the request's id, as in the header `X-Request-Id` and in the log;
+`errors` names fields, never what was sent.
+
+A 2xx means committed. After a time-out, a lost connection or a 5xx the effect is unknown, unless the problem says that
+nothing was done; repeating the request with the same `Idempotency-Key` is always safe.
+"""
+
 app = typer.Typer()
 group = typer.Typer(no_args_is_help=True)
 app.add_typer(group, name="docs", help="Print generated pages about the API.")
@@ -33,16 +43,7 @@ def errors_page() -> str:
     """The page to which the `type` of each problem leads a reader."""
     from app.api.kinds import KINDS
 
-    parts = [
-        (
-            "# Errors\n\n"
-            "Every answer that is not a success is a problem (RFC 9457, `application/problem+json`). Its `type` is a path "
-            "of this service, which gives the advice below. `reference` is the request's id, as in the header "
-            "`X-Request-Id` and in the log; `errors` names fields, never what was sent.\n\n"
-            "A 2xx means committed. After a time-out, a lost connection or a 5xx the effect is unknown, unless the problem "
-            "says that nothing was done; repeating the request with the same `Idempotency-Key` is always safe.\n"
-        )
-    ]
+    parts = [_INTRODUCTION]
     parts += [
         f"\n## {kind.name}\n\n`{kind.status.value}` · `{kind.type}`\n\n{kind.title}\n\n{kind.advice}\n"
         for kind in KINDS.values()
