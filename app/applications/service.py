@@ -38,15 +38,20 @@ async def create(session: AsyncSession, *, user_name: str, description: str, top
     """Store an application and owe the event about it to `topic`. Raises InvalidMessage when the event is too
     large.
     """
+    application = await store(session, user_name=user_name, description=description)
+    message = application_created(application, topic=topic, source=source)
+    await outbox.add(session, message)
+    return Created(application, message)
+
+
+async def store(session: AsyncSession, *, user_name: str, description: str) -> Application:
+    """Store an application, and tell nobody."""
     row = (
         await session.execute(
             _INSERT, {"user_name": user_name, "user_name_folded": fold(user_name), "description": description}
         )
     ).one()
-    application = Application(id=row.id, user_name=user_name, description=description, created_at=row.created_at)
-    message = application_created(application, topic=topic, source=source)
-    await outbox.add(session, message)
-    return Created(application, message)
+    return Application(id=row.id, user_name=user_name, description=description, created_at=row.created_at)
 
 
 async def get(session: AsyncSession, application_id: int) -> Application:
