@@ -5,9 +5,11 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+from app import asyncapi
 from app.api import docs, guard, handlers, health, messages, server
 from app.api.dependencies import Database
 from app.api.health import Readiness
@@ -15,6 +17,7 @@ from app.api.middleware import BodyLimit, Hosts, Observe, OneSlash
 from app.applications import router as applications
 from app.db import create_engine
 from app.settings import Settings
+from app.users import router as users
 
 _DESCRIPTION = """\
 A change and the message about it are committed together, and the message then reaches Kafka: never
@@ -69,6 +72,13 @@ def create_app(
     routes = applications.create_router(settings)
     app.include_router(routes)
     app.include_router(routes, prefix="/api/v1", include_in_schema=False)
+    app.include_router(users.create_router(settings))
+    topics = JSONResponse(asyncapi.document(settings))
+
+    @app.get("/asyncapi.json", include_in_schema=False)
+    async def describe_topics() -> Response:
+        return topics
+
     app.include_router(messages.create_router(settings))
     # The last one added is the first that sees a request.
     app.add_middleware(BodyLimit, limit=settings.max_body_size)

@@ -37,6 +37,25 @@ slots_connected = Gauge("outbox_slots_connected", "Slots with a connection to Po
 settle_failures = Counter("outbox_settle_failures_total", "Rounds that ended without a commit", ["reason"])
 last_round = Gauge("outbox_last_round_timestamp_seconds", "When a slot last finished a round")
 housekeeping_seconds = Histogram("outbox_housekeeping_seconds", "Duration of a task of housekeeping", ["task"])
+
+consumed = Counter(
+    "consumer_records_total", "Records done with: handled, repeated or dead-lettered", ["consumer", "outcome"]
+)
+consumer_batch_seconds = Histogram(
+    "consumer_batch_seconds", "From records in hand to their commit in PostgreSQL", ["consumer"], buckets=_FAST
+)
+consumer_lag = Gauge("consumer_lag_records", "Records that wait in Kafka", ["consumer", "topic", "partition"])
+consumer_gap = Gauge(
+    "consumer_gap", "1 if Kafka no longer has what comes next: records were lost", ["consumer", "topic", "partition"]
+)
+consumer_failures = Counter(
+    "consumer_failures_total", "Records or batches that could not be handled", ["consumer", "reason"]
+)
+consumer_commit_failures = Counter(
+    "consumer_commit_failures_total", "Offsets that Kafka did not take; the records come again", ["consumer", "reason"]
+)
+consumer_rebalances = Counter("consumer_rebalances_total", "Times that partitions were given out anew", ["consumer"])
+
 idempotency_replays = Counter(
     "http_idempotency_replays_total", "Requests answered with the kept answer of an earlier one"
 )

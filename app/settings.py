@@ -7,49 +7,19 @@ Durations are seconds, sizes are bytes.
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.consumer_settings import ConsumerSettings, UsersSettings, consumer_problems
 from app.errors import ConfigurationError
+from app.setting_fields import Duration, DurationOrZero, Part, Size, Topic
 
 
-def _seconds(value: object) -> object:
-    """Read "2.5" as 2.5 seconds; leave numbers and ISO 8601 ("PT2S") to pydantic."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("must be longer than 0 seconds")
-    return value
-
-
-def _not_negative(value: timedelta) -> timedelta:
-    if value < timedelta(0):
-        raise ValueError("must not be shorter than 0 seconds")
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_positive)]
-DurationOrZero = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_not_negative)]
-Size = Annotated[int, Field(gt=0)]
-Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
-
-
-class _Part(BaseSettings):
-    """A part of the settings. The text below a field is its description in the generated pages."""
-
-    model_config = SettingsConfigDict(use_attribute_docstrings=True)
-
-
-class DatabaseSettings(_Part):
+class DatabaseSettings(Part):
     """PostgreSQL: `DATABASE_URL`, or the single `POSTGRES_*` parts when it is not set."""
 
     database_url: SecretStr | None = None
@@ -100,7 +70,7 @@ class DatabaseSettings(_Part):
         return str(mode), None if root is None else str(root)
 
 
-class KafkaSettings(_Part):
+class KafkaSettings(Part):
     """Kafka: how to reach it."""
 
     kafka_bootstrap_servers: str = Field("localhost:9092", min_length=1)
@@ -123,6 +93,8 @@ class KafkaSettings(_Part):
     """Compression of the batches."""
     kafka_request_timeout: Duration = timedelta(seconds=5)
     """How long one request to a broker may take before it is tried again."""
+    kafka_check_crcs: bool = True
+    """Check the checksums of what is fetched; the embedded Kafka writes some without."""
     topic_partitions: int = Field(6, ge=1)
     """Partitions of topics that `outbox topics ensure` creates."""
     topic_replication_factor: int = Field(1, ge=1)
@@ -133,7 +105,7 @@ class KafkaSettings(_Part):
     """CloudEvents `source` of our events."""
 
 
-class ApiSettings(_Part):
+class ApiSettings(Part):
     """The HTTP API."""
 
     api_host: str = "127.0.0.1"
@@ -186,7 +158,7 @@ class ApiSettings(_Part):
     """Refuse a POST without an `Idempotency-Key` (400)."""
 
 
-class RelaySettings(_Part):
+class RelaySettings(Part):
     """The relay, which moves owed messages to Kafka."""
 
     relay_slots: int = Field(4, ge=1, le=32)
@@ -237,7 +209,7 @@ class RelaySettings(_Part):
     """How long dead letters that were retried or discarded are kept."""
 
 
-class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings):
+class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, ConsumerSettings, UsersSettings):
     """Everything. Immutable; checked as a whole when it is read."""
 
     model_config = SettingsConfigDict(
@@ -296,7 +268,7 @@ class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings):
                 "KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD are needed with KAFKA_SECURITY_PROTOCOL=SASL_*",
             ),
         )
-        for wrong, advice in problems:
+        for wrong, advice in (*problems, *consumer_problems(self, self)):
             if wrong:
                 raise ValueError(advice)
         try:

@@ -11,9 +11,11 @@ from sqlalchemy.pool import NullPool
 from app import settings
 from app.applications import models as _applications  # noqa: F401 - registers its tables
 from app.db import Base
+from app.inbox.models import metadata as inbox_metadata
 from app.migrate import VERSION_TABLE
 from app.outbox.models import Xid8
 from app.outbox.models import metadata as engine_metadata
+from app.users import models as _users  # noqa: F401 - registers its table
 
 
 def _is_ours(_object: object, name: str | None, kind: str, reflected: bool, _other: object) -> bool:  # noqa: FBT001 - alembic's signature
@@ -26,7 +28,7 @@ def _run(connection: Connection) -> None:
     connection.dialect.ischema_names["xid8"] = Xid8  # type: ignore[attr-defined]
     options: dict[str, Any] = {
         "connection": connection,
-        "target_metadata": [engine_metadata, Base.metadata],
+        "target_metadata": [engine_metadata, inbox_metadata, Base.metadata],
         "version_table": VERSION_TABLE,
         "include_object": _is_ours,
         "compare_server_default": False,

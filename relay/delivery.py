@@ -148,7 +148,8 @@ def _closed(
 ) -> dict[str, str]:
     """The topics that take nothing now, and why."""
     closed: dict[str, str] = {}
-    refusals = Counter({topic: state.refused_in_a_row for topic, state in fetched.topics.items()})
+    confirmed = {outcome.messages[0].topic for outcome in outcomes if isinstance(outcome, Delivered)}
+    refusals = Counter({topic: fetched.topics[topic].refused_in_a_row for topic in fetched.topics.keys() - confirmed})
     for outcome in outcomes:
         match outcome:
             case TopicUnavailable(topic, _, reason):

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane's row as the claim locked it. `xid` is the claim's own transaction id."""
+    """A lane's row as the claim locked it. `xid` is the claim's own transaction id.
+
+    `returning`: there are dead letters whose followers may still lie parked.
+    """
 
     lane: int
     floor: int
@@ -18,6 +21,7 @@ class Lane:
     mark_xid: int | None
     has_parked: bool
     xid: int
+    returning: bool = False
 
 
 @dataclass(frozen=True, slots=True)

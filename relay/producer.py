@@ -6,7 +6,7 @@ batch cannot be delivered, and delivers that batch later, behind our back.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -76,16 +76,12 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
         Raises UnknownTopicOrPartitionError, TopicAuthorizationFailedError, or KafkaConnectionError when no broker
         answers.
         """
-        cluster = self.client.cluster
-        for pause in (0.0, *_PATIENCE):
-            partitions = cluster.partitions_for_topic(topic)
-            if partitions is not None:
-                return len(partitions)
-            await asyncio.sleep(pause)
-            await self._refresh(topic)
+        cluster, pauses = self.client.cluster, iter((0.0, *_PATIENCE))
+        while (partitions := cluster.partitions_for_topic(topic)) is None:
+            await self._refresh(topic, pauses, or_else=UnknownTopicOrPartitionError)
             if topic in cluster.unauthorized_topics:
                 raise TopicAuthorizationFailedError
-        raise UnknownTopicOrPartitionError
+        return len(partitions)
 
     async def await_leader(self, topic: str, partition: int) -> None:
         """Return when the partition has a leader; one that has none gets a second.
@@ -93,15 +89,16 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
         Raises LeaderNotAvailableError, or KafkaConnectionError when no broker answers. aiokafka itself would wait for
         the whole request time-out.
         """
-        for pause in _PATIENCE:
-            if self.client.cluster.leader_for_partition(TopicPartition(topic, partition)) not in (None, -1):
-                return
-            await asyncio.sleep(pause)
-            await self._refresh(topic)
-        raise LeaderNotAvailableError
+        pauses = iter(_PATIENCE)
+        while self.client.cluster.leader_for_partition(TopicPartition(topic, partition)) in (None, -1):
+            await self._refresh(topic, pauses, or_else=LeaderNotAvailableError)
 
-    async def _refresh(self, topic: str) -> None:
-        """Ask the brokers about the topic anew."""
+    async def _refresh(self, topic: str, pauses: Iterator[float], *, or_else: type[KafkaError]) -> None:
+        """Pause, then ask the brokers about the topic anew; raises `or_else` when it has been asked often enough."""
+        pause = next(pauses, None)
+        if pause is None:
+            raise or_else
+        await asyncio.sleep(pause)
         self.client._topics.add(topic)
         if not await self.client.force_metadata_update():
             raise KafkaConnectionError

@@ -195,4 +195,6 @@ class _Attempt:
                 metadata = await (await self.producer.send_batch(builder, topic, partition=partition))
         except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:
             return _outcome(error, topic, batch)
+        if metadata.offset < 0:  # it was stored before, but the broker no longer knows where: a receipt would lie
+            return Unknown(batch, kafka.DuplicateSequenceNumber.message, answered=True)
         return Delivered(batch, partition, metadata.offset)

@@ -11,7 +11,7 @@ from app import log, metrics
 from app.outbox.models import LANES
 from app.settings import Settings
 from relay.breaker import Breaker, Permit
-from relay.delivery import Conclusion
+from relay.delivery import Conclusion, Plan
 from relay.floor import Lane, moved
 from relay.outcomes import OwedMessage
 from relay.traffic import Traffic
@@ -19,17 +19,20 @@ from relay.traffic import Traffic
 logger = log.get(__name__)
 
 _STRIDE = 11
-"""From claim to claim the first lane moves by this; relays start anywhere, and 11 visits all 32 lanes."""
+"""From look to look the first lane moves by this; relays start anywhere, and 11 visits all 32 lanes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much one claim may take, and from which lane on; `probe`: it is there to probe a topic."""
+    """How much one claim may take: `limit` of these lanes, the first ones first, and so much of each.
 
-    lanes: int
+    `probe`: it is there to probe a topic.
+    """
+
+    lanes: Sequence[int]
+    limit: int
     messages: int
     size: int
-    start: int
     probe: bool = False
 
 
@@ -46,6 +49,10 @@ class Shared:
     probe: int | None = None
     """A lane with the probe of a half-open topic; it gets a round of its own, one at a time."""
     probing: bool = False
+    backlog: list[int] = field(default_factory=list)
+    """Lanes known to have work, found by one slot for all; only read under pressure."""
+    behind: dict[int, float] = field(default_factory=dict)
+    """Lanes whose floor is far behind, and when (monotonic seconds) to claim them for that alone."""
     starts: Iterator[int] = field(default_factory=lambda: count(secrets.randbelow(LANES), step=_STRIDE))
     lanes_written_at: dict[int, float] = field(default_factory=dict)
     last_round_at: float = field(default_factory=time.monotonic)
@@ -63,19 +70,67 @@ class Shared:
         self.last_round_at = time.monotonic()
         metrics.last_round.set_to_current_time()
 
-    def share(self, permit: Permit) -> Share:
-        """One message to probe the broker; one lane under pressure or to probe a topic; else a little of all lanes."""
-        settings = self.settings
-        start = next(self.starts) % LANES
-        if permit is Permit.PROBE:
-            return Share(lanes=1, messages=1, size=1, start=start)
+    def known(self, permit: Permit) -> Share | None:
+        """What to claim without looking: the lane of a topic's probe, or, under pressure, one known to have work."""
+        if permit is not Permit.CLAIM:
+            return None
         if self.probe is not None and not self.probing:
             lane, self.probe, self.probing = self.probe, None, True
-            return Share(1, settings.relay_batch_messages, settings.relay_batch_bytes, lane, probe=True)
+            return self._one([lane], probe=True)
+        return self._one(self.backlog) if self.traffic.pressure and self.backlog else None
+
+    def found(self, lanes: Sequence[int], permit: Permit) -> Share | None:
+        """What to claim of the lanes that have work: one message of one to probe the broker, one under pressure, else a
+        little of all. Without any, the lanes whose floor is behind.
+        """
+        if not lanes:
+            self.traffic.relax()
+            now = time.monotonic()
+            lanes = [lane for lane, due in self.behind.items() if due <= now]
+        if not lanes:
+            return None
+        start = next(self.starts)
+        rotated = sorted(lanes, key=lambda lane: (lane - start) % LANES)
+        if permit is Permit.PROBE:
+            return Share(rotated, limit=1, messages=1, size=1)
         if self.traffic.pressure:
-            return Share(1, settings.relay_batch_messages, settings.relay_batch_bytes, start)
-        size = max(1, settings.relay_batch_bytes // LANES)
-        return Share(LANES, settings.relay_light_messages, size, start)
+            self.backlog = rotated
+            return self._one(rotated)
+        size = max(1, self.settings.relay_batch_bytes // LANES)
+        return Share(rotated, limit=LANES, messages=self.settings.relay_light_messages, size=size)
+
+    def _one(self, lanes: Sequence[int], *, probe: bool = False) -> Share:
+        settings = self.settings
+        return Share(tuple(lanes), 1, settings.relay_batch_messages, settings.relay_batch_bytes, probe)
+
+    def claimed(self, lanes: Sequence[Lane]) -> None:
+        """These lanes are this slot's now; none means that others hold all there was."""
+        taken = {lane.lane for lane in lanes}
+        self.backlog = [lane for lane in self.backlog if lane not in taken] if taken else []
+        if not taken:
+            self.traffic.relax()
+
+    def planned(self, share: Share, lanes: Sequence[Lane], plan: Plan) -> None:
+        """A cut list means that there is more: pressure, until a round is not full."""
+        self.probe = plan.probe if self.probe is None else self.probe
+        if not plan.full:
+            self.traffic.relax()
+        elif share.limit > 1:
+            self.traffic.call_all()
+        else:
+            self.backlog.extend(lane.lane for lane in lanes)
+
+    def written(self, lanes: Sequence[Lane]) -> None:
+        """Remember when rows of lanes were written, and which floors are so far behind that scans would walk over what
+        was delivered, even when nothing more comes.
+        """
+        now = time.monotonic()
+        for lane in lanes:
+            self.lanes_written_at[lane.lane] = now
+            if max(lane.seen, lane.mark or 0) - lane.floor >= self.settings.relay_floor_step:
+                self.behind[lane.lane] = now + self.settings.relay_floor_interval.total_seconds()
+            else:
+                self.behind.pop(lane.lane, None)
 
     def singly(self, lanes: Sequence[Lane]) -> set[str]:
         """Topics whose messages in these lanes must be sent one by one."""

@@ -112,20 +112,19 @@ class Slot:
         finally:
             metrics.broker_available.set(breaker.closed)
         self._shared.wake.clear()
-        share = self._shared.share(permit)
+        share = self._shared.known(permit)
         try:
-            return await self._round(connection, share)
+            share = share or self._shared.found(await store.look(connection), permit)
+            return share is not None and await self._round(connection, share)
         finally:
             if permit is Permit.PROBE:
                 breaker.unused()
-            if share.probe:
+            if share is not None and share.probe:
                 self._shared.probing = False
             self._shared.alive()
 
     async def _round(self, connection: asyncpg.Connection, share: Share) -> bool:
-        """One round, if there is work. Did it deliver, hold or refuse anything?"""
-        if share.lanes > 1 and not await store.look(connection):
-            return False
+        """One round. Did it deliver, hold or refuse anything?"""
         done = _Done()
         try:
             # The lanes' row locks are the lease: the transaction stays open while Kafka answers.
@@ -140,18 +139,14 @@ class Slot:
     async def _claim_and_settle(self, connection: asyncpg.Connection, share: Share, done: _Done) -> None:
         """Claim, fetch, publish, settle; the caller commits."""
         shared, settings = self._shared, self._settings
-        lanes = await store.claim(connection, start=share.start, lanes=share.lanes)
+        lanes = await store.claim(connection, share.lanes, limit=share.limit)
+        shared.claimed(lanes)
         if not lanes:
-            shared.traffic.relax()
             return
         fetched = await store.fetch(connection, lanes, messages=share.messages, size=share.size)
         done.messages = len(fetched.messages)
-        todo = plan(fetched, messages=share.messages, size=share.size, probes=share.lanes == 1)
-        shared.probe = todo.probe if shared.probe is None else shared.probe
-        if not todo.full:
-            shared.traffic.relax()
-        elif share.lanes > 1:
-            shared.traffic.call_all()
+        todo = plan(fetched, messages=share.messages, size=share.size, probes=share.limit == 1)
+        shared.planned(share, lanes, todo)
         started = time.monotonic()
         outcomes = await self._publish(todo.send, lanes)
         ended = conclude(
@@ -183,10 +178,8 @@ class Slot:
 
     def _settled(self, done: _Done) -> None:
         """After the commit: count it."""
-        now = time.monotonic()
         settlement = done.settlement
-        for lane in settlement.lanes:
-            self._shared.lanes_written_at[lane.lane] = now
+        self._shared.written(settlement.lanes)
         metrics.claims.labels("settled").inc()
         moment = datetime.now(UTC)
         for batch in settlement.delivered:

@@ -48,16 +48,17 @@ _HAS_WORK = (
     + ") AS probes)"
 )
 
-# Is there work for anybody? One round trip, no lock, no transaction id.
-LOOK = "SELECT EXISTS (SELECT FROM outbox_lanes AS l WHERE " + _HAS_WORK + ")"
+# Which lanes have work? One round trip, no lock, no transaction id.
+LOOK = "SELECT coalesce(array_agg(l.lane), '{}') FROM outbox_lanes AS l WHERE " + _HAS_WORK
 
-# Takes lanes that have work and that nobody holds, from lane $1 on.
-CLAIM = (
-    "SELECT l.lane, l.floor, l.seen, l.mark, l.mark_xid::text::bigint, l.has_parked, "
-    "pg_current_xact_id()::text::bigint FROM outbox_lanes AS l WHERE "
-    + _HAS_WORK
-    + " ORDER BY (l.lane - $1::integer) & 31 LIMIT $2 FOR UPDATE OF l SKIP LOCKED"
-)
+# Takes up to $2 of these lanes, in this order, but for those that somebody holds. It reads the newest version of the
+# row, whatever its snapshot; whether there still is work, the fetch sees.
+CLAIM = """
+    SELECT l.lane, l.floor, l.seen, l.mark, l.mark_xid::text::bigint, l.has_parked, pg_current_xact_id()::text::bigint,
+        EXISTS (SELECT FROM outbox_dead_letters AS d WHERE d.lane = l.lane AND d.returning_at IS NOT NULL OFFSET 0)
+    FROM outbox_lanes AS l WHERE l.lane = ANY ($1::smallint[])
+    ORDER BY array_position($1::smallint[], l.lane) LIMIT $2 FOR UPDATE OF l SKIP LOCKED
+"""
 
 # Dead letters of the claimed lanes whose followers may still lie parked. Read before the fetch: one that is decided
 # later gets another `returning_at`, and keeps it.
@@ -76,8 +77,8 @@ _CUT = (
 
 # A statement of its own, never joined to the claim, whose snapshot is older than the lock. Per lane: the messages
 # above the floor, and the parked ones that may go. `held`: the dead letter of its (topic, key) that a message must
-# wait behind, or 0 when its topic is closed. Each row starts with two facts of this very snapshot: the oldest running
-# transaction, and the state of topics that are closed or refused their last messages.
+# wait behind, or 0 when its topic is closed. The first row has no lane, but two facts of this very snapshot: as id the
+# oldest running transaction, as message_id the state of topics that are closed or refused their last messages.
 FETCH = (
     """
     WITH claimed AS MATERIALIZED (
@@ -121,8 +122,13 @@ FETCH = (
             coalesce(m.behind, 0)
         FROM claimed AS c JOIN probes USING (lane) JOIN outbox_parked AS m USING (lane, id)
     )
-    SELECT facts.xmin, facts.topics, m.lane, m.id, m.message_id::text, m.topic, m.key, m.headers, m.payload, m.type,
-        m.created_at::text,
+    SELECT NULL AS lane, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS id, (
+            SELECT json_object_agg(topic, json_build_array(closed_at IS NOT NULL, refused_in_a_row))::text
+            FROM outbox_topics WHERE closed_at IS NOT NULL OR refused_in_a_row > 0
+        ) AS message_id, NULL AS topic, NULL AS key, NULL AS headers, NULL AS payload, NULL AS type, NULL AS created_at,
+        NULL AS held, NULL AS behind
+    UNION ALL
+    SELECT m.lane, m.id, m.message_id::text, m.topic, m.key, m.headers, m.payload, m.type, m.created_at::text,
         coalesce(
             CASE WHEN (SELECT found FROM dead) THEN (
                 SELECT min(d.id) FROM outbox_dead_letters AS d
@@ -134,14 +140,9 @@ FETCH = (
                     )
             ) END,
             CASE WHEN m.behind IS NULL AND m.topic = ANY ((SELECT topics FROM shut)::text[]) THEN 0 END
-        ) AS held,
+        ),
         m.behind
-    FROM (
-        SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin, (
-            SELECT json_object_agg(topic, json_build_array(closed_at IS NOT NULL, refused_in_a_row))::text
-            FROM outbox_topics WHERE closed_at IS NOT NULL OR refused_in_a_row > 0
-        ) AS topics
-    ) AS facts LEFT JOIN candidates AS m ON true
+    FROM candidates AS m
     """
 )
 
@@ -206,13 +207,17 @@ REPARK = """
     WHERE p.lane = h.lane AND p.id = h.id
 """
 
-# All followers of these dead letters are back. `returning_at` must still be the one read before the fetch: a retry in
-# between parked its message anew.
+# Dead letters that hold no mark any more: all their followers are back, or they are undecided and hold them. The mark
+# must still be the one read before the fetch: a retry in between parked its message anew.
 RETURNED = """
     UPDATE outbox_dead_letters AS d SET returning_at = NULL
     FROM unnest($1::smallint[], $2::bigint[], $3::timestamptz[]) AS r (lane, id, returning_at)
-    WHERE d.lane = r.lane AND d.id = r.id AND d.returning_at = r.returning_at
-        AND NOT EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id OFFSET 0)
+    WHERE d.lane = r.lane AND d.id = r.id AND d.returning_at = r.returning_at AND (
+        NOT EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id OFFSET 0)
+        OR d.state = 'dead' AND NOT EXISTS (
+            SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'
+        )
+    )
 """
 
 # Writes lanes back. Only the holder parks behind closed topics, so what it sees of `has_parked` is exact.

@@ -102,27 +102,28 @@ async def connect(settings: Settings) -> asyncpg.Connection:
     )
 
 
-async def look(connection: asyncpg.Connection) -> bool:
-    """Does any lane have work? What is not there yet is found by a later look; nothing is counted as done here."""
-    return bool(await connection.fetchval(statements.LOOK))
+async def look(connection: asyncpg.Connection) -> list[int]:
+    """The lanes that have work. What is not there yet is found by a later look; nothing is counted as done here."""
+    lanes: list[int] = await connection.fetchval(statements.LOOK)
+    return lanes
 
 
-async def claim(connection: asyncpg.Connection, *, start: int, lanes: int) -> list[Lane]:
-    """Lock up to `lanes` lanes that have work and that nobody holds, from `start` on; until the transaction ends."""
-    return [Lane(*row) for row in await connection.fetch(statements.CLAIM, start, lanes)]
+async def claim(connection: asyncpg.Connection, lanes: Sequence[int], *, limit: int) -> list[Lane]:
+    """Lock up to `limit` of these lanes, in this order, that nobody holds; until the transaction ends."""
+    return [Lane(*row) for row in await connection.fetch(statements.CLAIM, lanes, limit)]
 
 
 async def fetch(connection: asyncpg.Connection, lanes: Sequence[Lane], *, messages: int, size: int) -> Fetched:
     """What the claimed lanes owe and what is held: each list of a lane cut at `messages` and `size` payload bytes."""
     numbers = [lane.lane for lane in lanes]
-    returning = await connection.fetch(statements.RETURNING, numbers)
-    rows = await connection.fetch(
+    returning = await connection.fetch(statements.RETURNING, numbers) if any(lane.returning for lane in lanes) else []
+    facts, *rows = await connection.fetch(
         statements.FETCH, numbers, [lane.floor for lane in lanes], [lane.has_parked for lane in lanes], messages, size
     )
-    xmin, topics = rows[0][:2]
+    _, xmin, topics, *_ = facts
     return Fetched(
         xmin=xmin,
-        messages=[OwedMessage._make(row[2:]) for row in rows if row[2] is not None],
+        messages=list(map(OwedMessage._make, rows)),
         topics={} if topics is None else {name: Topic(*state) for name, state in json.loads(topics).items()},
         returning=[tuple(row) for row in returning],
     )
@@ -172,22 +173,24 @@ async def settle(connection: asyncpg.Connection, settlement: Settlement, setting
 
 async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered], *, receipts: bool) -> None:
     """Delete what was confirmed, from the lanes and from the parked, and keep the receipts."""
-    for table, parked in (("outbox_messages", False), ("outbox_parked", True)):
-        rows = [
-            (message.lane, message.id, batch.partition, offset, fingerprint(message) if receipts else 0)
-            for batch in batches
-            for offset, message in enumerate(batch.messages, batch.offset)
-            if (message.behind is not None) is parked
-        ]
+    confirmed = [
+        (message, batch.partition, offset)
+        for batch in batches
+        for offset, message in enumerate(batch.messages, batch.offset)
+    ]
+    parked = [each for each in confirmed if each[0].behind is not None]
+    owed = [each for each in confirmed if each[0].behind is None] if parked else confirmed
+    for table, rows in (("outbox_messages", owed), ("outbox_parked", parked)):
         if not rows:
             continue
-        lanes, ids, *rest = zip(*rows, strict=True)
+        messages, partitions, offsets = zip(*rows, strict=True)
+        keys = ([message.lane for message in messages], [message.id for message in messages])
         if receipts:
-            statement = statements.DELIVERED_PARKED if parked else statements.DELIVERED
-            status = await connection.execute(statement, lanes, ids, *rest)
+            statement = statements.DELIVERED_PARKED if rows is parked else statements.DELIVERED
+            status = await connection.execute(statement, *keys, partitions, offsets, list(map(fingerprint, messages)))
         else:
-            statement = statements.DELIVERED_PARKED_NO_RECEIPT if parked else statements.DELIVERED_NO_RECEIPT
-            status = await connection.execute(statement, lanes, ids)
+            statement = statements.DELIVERED_PARKED_NO_RECEIPT if rows is parked else statements.DELIVERED_NO_RECEIPT
+            status = await connection.execute(statement, *keys)
         deleted = int(status.rpartition(" ")[2])
         if deleted != len(rows):  # somebody else removed rows of a claimed lane: never ours to do silently
             logger.error("settle.rows_missing", table=table, expected=len(rows), deleted=deleted)

@@ -55,7 +55,7 @@ def links(path: str, query: Mapping[str, str], page: Page[_Item], *, after: int 
             targets["last"] = {"page": last}
         if page.page > 1:
             targets["prev"] = {"page": min(page.page - 1, last or page.page)}
-        if last is not None and page.page < last and reaches(page.page + 1, page.size):
+        if last is not None and page.page < last and (after is None or reaches(page.page + 1, page.size)):
             targets["next"] = {"page": page.page + 1}
     if after is not None:
         targets.setdefault("next", {"after": after})

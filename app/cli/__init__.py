@@ -24,6 +24,7 @@ from app.cli import (
     status,
     topics,
     up,
+    users,
 )
 from app.errors import ConfigurationError, OutboxError
 
@@ -55,7 +56,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (up, demo, services, database, search, api_key, api_docs, topics, status, dead_letters, settings):
+for part in (
+    up,
+    demo,
+    services,
+    database,
+    search,
+    api_key,
+    api_docs,
+    topics,
+    users,
+    status,
+    dead_letters,
+    settings,
+):
     app.add_typer(part.app)
 
 

@@ -83,7 +83,8 @@ def roles(
 
     domain: list[str] = []
     if not engine_only:
-        import app.applications.models  # noqa: F401 - registers its tables
+        import app.applications.models
+        import app.users.models  # noqa: F401 - they register their tables
         from app.db import Base
 
         domain = sorted(Base.metadata.tables)

@@ -61,11 +61,12 @@ def demo(
     """
     chosen = running.settings(log_level="warning")
     from app.cli import embedded
+    from app.kafka.topics import ours
 
     with tempfile.TemporaryDirectory(prefix="outbox-demo-") as folder:
         listener = embedded.listen("127.0.0.1", 0)
         try:
-            topics = {chosen.applications_topic: chosen.topic_partitions, _ORDERS: 3}
+            topics = dict.fromkeys(ours(chosen), chosen.topic_partitions) | {_ORDERS: 3}
             with embedded.services(Path(folder), topics, durable=False, log_level="warning") as settings:
                 results, strangers = running.run(_demo(settings, listener))
         finally:

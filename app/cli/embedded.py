@@ -54,6 +54,9 @@ def services(
                 database_url=postgres.url(),
                 kafka_bootstrap_servers=kafka.bootstrap_servers,
                 kafka_security_protocol="PLAINTEXT",
+                kafka_check_crcs=False,  # its control records have none
+                consumer_fetch_wait=0.01,  # it does not wake a fetch that waits
+                consumer_session_timeout=3.0,
             )
     finally:
         postgres.stop()
@@ -63,21 +66,25 @@ def import_all() -> None:
     """Load what `api_and_relay` needs."""
     import app.cli.relaying
     import app.main
-    import app.migrate  # noqa: F401
+    import app.migrate
+    import app.worker  # noqa: F401
 
 
 @asynccontextmanager
 async def api_and_relay(settings: "Settings", listener: socket.socket) -> AsyncIterator[None]:
-    """Migrate, then serve and deliver. At the end the API finishes its requests before the relay drains."""
+    """Migrate, then serve, consume and deliver. At the end API and consumers finish before the relay drains."""
     from app import migrate
     from app.cli.relaying import SupervisedRelay
     from app.main import create_app, serve
+    from app.worker import Worker
 
     await migrate.upgrade(settings.database, message_max_bytes=settings.message_max_bytes)
     relay = SupervisedRelay(settings)
-    application = create_app(settings, on_commit=relay.wake, readiness=[relay.readiness])
+    worker = Worker(settings, on_commit=relay.wake)
+    application = create_app(settings, on_commit=relay.wake, readiness=[relay.readiness, *worker.readiness])
     stop_serving, stop_delivering, ready = asyncio.Event(), asyncio.Event(), asyncio.Event()
     delivering = asyncio.create_task(relay.run(stop_delivering))
+    consuming = asyncio.create_task(worker.run(stop_serving))
     serving = asyncio.create_task(
         serve(settings, application, stop_serving, listener=listener, ready=lambda _url: ready.set())
     )
@@ -90,6 +97,7 @@ async def api_and_relay(settings: "Settings", listener: socket.socket) -> AsyncI
     finally:
         is_ready.cancel()
         stop_serving.set()
-        await asyncio.wait({serving})
+        await asyncio.wait({serving, consuming})
+        consuming.result()
         stop_delivering.set()
         await delivering

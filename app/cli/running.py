@@ -1,6 +1,7 @@
 """What commands share: reading the settings, running a coroutine, a transaction, one line for what went wrong."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -33,7 +34,7 @@ def settings(**overrides: object) -> "Settings":
     from app.settings import load
 
     loaded = load(**overrides)
-    log.configure(loaded)
+    log.configure(loaded, sys.stderr)
     return loaded
 
 

@@ -1,4 +1,4 @@
-"""The processes: `outbox api`, `outbox relay`, and asking one how it is."""
+"""The processes: `outbox api`, `outbox relay`, `outbox worker`, and asking one how it is."""
 
 import asyncio
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ async def _relay(settings: "Settings") -> None:
     listener = server.listen(settings.relay_host, settings.relay_port, setting="RELAY")
     delivering = SupervisedRelay(settings)
     engine = create_engine(settings, role="relay-health", pool_size=1, deadline=settings.api_database_deadline)
-    web = _health_app((*health.of_database(engine, engine_only=True), delivering.readiness))
+    web = _health_app("Relay", (*health.of_database(engine, engine_only=True), delivering.readiness))
     url = server.url(listener)
 
     def ready() -> None:
@@ -84,12 +84,55 @@ async def _relay(settings: "Settings") -> None:
             await engine.dispose()
 
 
-def _health_app(readiness: Sequence["Readiness"]) -> "FastAPI":
+@app.command(epilog="Example: outbox worker --port 9200")
+def worker(
+    host: Annotated[str | None, typer.Option(help="Address of /livez, /readyz, /metrics; else WORKER_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port for them, instead of WORKER_PORT; 0: a free one.")] = None,
+    accept_gap: Annotated[
+        bool, typer.Option("--accept-gap", help="Go on where Kafka no longer has the next records: they are lost.")
+    ] = False,
+) -> None:
+    """Consume requests from Kafka until SIGTERM or Ctrl-C; any number of workers may run, anywhere.
+
+    The batch in hand is finished first, or given up after CONSUMER_DRAIN_DEADLINE: both are safe.
+    """
+    running.run(_worker(running.settings(**_overrides(worker_host=host, worker_port=port)), accept_gap=accept_gap))
+
+
+async def _worker(settings: "Settings", *, accept_gap: bool) -> None:
+    from app import lifecycle, log
+    from app.api import health, server
+    from app.worker import Worker, end_when_hung
+
+    logger = log.get("app.worker")
+    listener = server.listen(settings.worker_host, settings.worker_port, setting="WORKER")
+    consuming = Worker(settings, accept_gap=accept_gap)
+    web = _health_app("Worker", (*health.of_database(consuming.engine), *consuming.readiness))
+    url = server.url(listener)
+    served = asyncio.Event()
+    with lifecycle.stop_on_signals() as stop, end_when_hung(settings.consumer_hang_limit):
+        serving = asyncio.create_task(
+            server.run(
+                web,
+                listener,
+                served,
+                stop_deadline=timedelta(seconds=1),
+                ready=lambda: logger.info("worker.ready", url=url),
+            )
+        )
+        try:
+            await consuming.run(stop)
+        finally:
+            served.set()
+            await serving
+
+
+def _health_app(title: str, readiness: Sequence["Readiness"]) -> "FastAPI":
     from fastapi import FastAPI
 
     from app.api import handlers, health
 
-    web = FastAPI(title="Relay", docs_url=None, redoc_url=None, openapi_url=None)
+    web = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
     handlers.install(web)
     web.include_router(health.create_router(readiness))
     return web

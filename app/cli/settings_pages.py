@@ -10,9 +10,10 @@ from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from app.consumer_settings import ConsumerSettings, UsersSettings
 from app.settings import ApiSettings, DatabaseSettings, KafkaSettings, RelaySettings, Settings
 
-_PARTS = (DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings)
+_PARTS = (DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, ConsumerSettings, UsersSettings)
 
 _PREFACE = """\
 # Configuration

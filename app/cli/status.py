@@ -1,14 +1,13 @@
 """`outbox status`: how the outbox is doing, by the database alone."""
 
 import asyncio
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli import printing, running
-from app.errors import Unavailable
+from app.errors import OutboxError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,21 +45,22 @@ def status(
 
 
 def _watch(read: "Callable[[AsyncSession], Awaitable[Status]]", *, interval: float, as_json: bool) -> None:
-    """Until Ctrl-C. A database that is away for a while is said, and looked for again."""
+    """Until Ctrl-C. Once it worked, whatever goes wrong is shown, and another look is taken."""
     from rich.live import Live
 
-    async def looks(show: "Callable[[Status | Unavailable], None]") -> None:
+    async def looks(show: "Callable[[Status | OutboxError], None]") -> None:
         async with running.database(running.settings()) as transaction:
+            now: Status | OutboxError = await transaction(read)
             while True:
-                began = time.monotonic()
+                show(now)
+                await asyncio.sleep(interval)
                 try:
-                    show(await transaction(read))
-                except Unavailable as error:
-                    show(error)
-                await asyncio.sleep(max(0.0, interval - (time.monotonic() - began)))
+                    now = await transaction(read)
+                except OutboxError as error:
+                    now = error
 
-    def line(now: "Status | Unavailable") -> None:
-        print(printing.as_json({"error": str(now)}) if isinstance(now, Unavailable) else _json(now), flush=True)
+    def line(now: "Status | OutboxError") -> None:
+        print(printing.as_json({"error": str(now)}) if isinstance(now, OutboxError) else _json(now), flush=True)
 
     try:
         if as_json:
@@ -68,8 +68,8 @@ def _watch(read: "Callable[[AsyncSession], Awaitable[Status]]", *, interval: flo
             return
         with Live(console=printing.console(), auto_refresh=False, vertical_overflow="visible") as live:
 
-            def draw(now: "Status | Unavailable") -> None:
-                live.update(str(now) if isinstance(now, Unavailable) else _picture(now), refresh=True)
+            def draw(now: "Status | OutboxError") -> None:
+                live.update(str(now) if isinstance(now, OutboxError) else _picture(now), refresh=True)
 
             asyncio.run(looks(draw))
     except KeyboardInterrupt:

@@ -69,6 +69,20 @@ def ensure(
             )
 
 
+@app.command(epilog="Example: outbox topics asyncapi --defaults >docs/asyncapi.json")
+def asyncapi(
+    defaults: Annotated[bool, typer.Option("--defaults", help="With the topics that no setting has changed.")] = False,
+) -> None:
+    """Print the AsyncAPI document: what is sent to and taken from each topic. /asyncapi.json serves the same."""
+    import json
+
+    from app.asyncapi import document
+    from app.settings import Settings
+
+    described = document(Settings.model_construct() if defaults else running.settings())
+    print(json.dumps(described, indent=2, ensure_ascii=False))
+
+
 @app.command("list", epilog="Example: outbox topics list --json")
 def list_topics(as_json: AsJson = False) -> None:
     """Show each topic that the outbox knows: open, paused, closed or half-open, since when and why."""

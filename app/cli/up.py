@@ -32,7 +32,7 @@ def up(
     ] = None,
     first_message: Annotated[bool, typer.Option(help="Send one application and show its event.")] = True,
 ) -> None:
-    """Run PostgreSQL, Kafka, the API and the relay in one process until Ctrl-C. Needs nothing else.
+    """Run PostgreSQL, Kafka, the API, the consumers and the relay in one process until Ctrl-C. Needs nothing else.
 
     What PostgreSQL stores is there again after a restart; what is in this Kafka is not, and messages that it had
     confirmed are not sent again.
@@ -42,11 +42,12 @@ def up(
     given: dict[str, Any] = {} if port is None else {"api_port": port}
     loaded = running.settings(**given)
     from app.cli import embedded
+    from app.kafka.topics import ours
 
     listener = embedded.listen(loaded.api_host, loaded.api_port)
     folder = default_data_dir(data_dir)
     try:
-        topics = {loaded.applications_topic: loaded.topic_partitions}
+        topics = dict.fromkeys(ours(loaded), loaded.topic_partitions)
         with embedded.services(folder, topics, fresh=fresh, **given) as settings:
             stopped_early = running.run(_up(settings, listener, folder, first_message=first_message))
     finally:

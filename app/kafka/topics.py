@@ -58,8 +58,13 @@ Ensured: TypeAlias = Created | Existing
 
 
 def ours(settings: Settings) -> tuple[str, ...]:
-    """The topics that this service writes to."""
-    return (settings.applications_topic,)
+    """The topics that this service writes to or reads."""
+    return (
+        settings.applications_topic,
+        settings.users_requests_topic,
+        settings.users_responses_topic,
+        settings.users_dead_letters_topic,
+    )
 
 
 async def ensure(settings: KafkaSettings, topics: Iterable[str], *, patience: timedelta) -> list[Ensured]:

@@ -21,6 +21,9 @@ _ENGINE_TABLES = (
     "outbox_dead_letters",
     "outbox_receipts",
     "outbox_alembic_version",
+    "inbox_messages",
+    "inbox_attempts",
+    "inbox_assignments",
     "idempotency_keys",
 )
 
@@ -63,6 +66,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked, outbox_dead_letters TO {R
 GRANT SELECT, INSERT ON outbox_receipts TO {RELAY};
 GRANT EXECUTE ON FUNCTION outbox_roll_receipts TO {RELAY}"""
 
+_INGEST = f"GRANT SELECT, INSERT, UPDATE, DELETE ON inbox_messages, inbox_attempts, inbox_assignments TO {INGEST}"
+
 _OPERATORS = f"""
 GRANT USAGE ON SCHEMA public TO {OPERATORS};
 GRANT SELECT ON outbox_alembic_version, outbox_lanes, outbox_topics, outbox_receipts TO {OPERATORS};
@@ -99,6 +104,7 @@ def statements(domain_tables: Sequence[str]) -> list[str]:
         *_split(_FUNCTIONS),
         *(part for role in (APP, INGEST) for part in _split(_WRITER.format(role=role))),
         *(_DOMAIN.format(table=table, role=role) for role in (APP, INGEST) for table in domain_tables),
+        _INGEST,
         *_split(_REQUESTS),
         *_split(_RELAY),
         *_split(_OPERATORS),

@@ -5,7 +5,7 @@ from alembic import op
 from migrations import run_script
 
 revision = "engine_0003"
-down_revision = "engine_0001"
+down_revision = "engine_0002"
 branch_labels = None
 depends_on = None
 

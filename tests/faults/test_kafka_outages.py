@@ -1,6 +1,7 @@
 """Brokers that freeze, die, come late, or lose a leader: nothing is lost, and nothing becomes a dead letter."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,7 +9,7 @@ import pytest
 from aiokafka.admin import NewTopic
 
 from relay.loop import Relay
-from tests.faults.watching import Watch, down
+from tests.faults.watching import Watch, down, logged
 from tests.ledger import Added
 from tests.relaying import hurried, running
 from tests.services.brokers import OwnKafka
@@ -64,10 +65,34 @@ async def test_a_broker_killed_and_restarted(private_kafka: PrivateKafka, databa
     topic = await kafka.create_topic()
     async with relay_under_load(watch, kafka, database_url, topic) as relay:
         await watch.delivered(await some_more(watch, topic))
-        await kafka.brokers.kill(1)
-        await down(relay)
-        await kafka.brokers.start_broker(1)
+        with logged() as lines:
+            started = time.monotonic()
+            await kafka.brokers.kill(1)
+            await down(relay)
+            await kafka.brokers.start_broker(1)
+            await watch.delivered(await some_more(watch, topic))
+            outage = time.monotonic() - started
+    await watch.verify(kafka, database_url)
+    written = lines.getvalue().splitlines()
+    assert 0 < len(written) < 10 * outage, f"{len(written)} lines in {outage} s: {written[-20:]}"
+
+
+async def test_a_relay_that_is_stopped_while_the_broker_is_frozen(
+    private_kafka: PrivateKafka, database_url: str, watch: Watch
+) -> None:
+    kafka = await private_kafka()
+    topic = await kafka.create_topic()
+    settings = hurried(database_url, kafka.bootstrap_servers)
+    async with running(settings):
         await watch.delivered(await some_more(watch, topic))
+        await kafka.brokers.pause(1)
+        waiting = await some_more(watch, topic)
+        await watch.claimed()
+        started = time.monotonic()
+    assert time.monotonic() - started < settings.publish_deadline.total_seconds() + 2
+    await kafka.brokers.resume(1)
+    async with running(settings):
+        await watch.delivered(waiting)
     await watch.verify(kafka, database_url)
 
 

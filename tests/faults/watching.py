@@ -1,15 +1,20 @@
 """What tests with faults ask of PostgreSQL and of the relay while it works."""
 
-from collections.abc import Collection, Iterable
+import io
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
 
-from app import metrics
+from app import log, metrics
+from app.outbox.models import LANES
 from relay.loop import Relay
 from tests.judge import verify
 from tests.ledger import Added, Ledger
+from tests.relaying import hurried
 from tests.services.kafka import Kafka, Record
 from tests.waiting import until
 
@@ -69,6 +74,16 @@ class Watch(Ledger):
 
         await until(all_are_parked, timeout)
 
+    async def claimed(self) -> None:
+        """Wait until a slot holds a lane."""
+
+        async def a_lane_is_locked() -> object:
+            return await self._value(
+                "SELECT count(*) < $1 FROM (SELECT FROM outbox_lanes FOR UPDATE SKIP LOCKED) AS free", LANES
+            )
+
+        await until(a_lane_is_locked)
+
     async def delays(self, messages: Iterable[Added]) -> list[float]:
         """Seconds from writing each message to its receipt, sorted."""
         rows = await self._reader.fetch(
@@ -94,6 +109,23 @@ async def down(relay: Relay) -> None:
         return not relay._shared.breaker.closed
 
     await until(breaker_is_open)
+
+
+@contextmanager
+def logged() -> Iterator[io.StringIO]:
+    """What a process of the relay would write, its logging set up as it sets it up."""
+    root, stream = logging.getLogger(), io.StringIO()
+    handlers, level, clients = list(root.handlers), root.level, [logging.getLogger("aiokafka")]
+    clients += [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("aiokafka.")]
+    before = [(client, list(client.filters), client.level) for client in clients]
+    log.configure(hurried("postgresql://nobody@127.0.0.1/nothing", "127.0.0.1:1", log_format="json"), stream)
+    try:
+        yield stream
+    finally:
+        root.handlers, root.level = handlers, level
+        for client, filters, previous in before:
+            client.filters = filters
+            client.setLevel(previous)
 
 
 def _repeats_possible() -> float:

@@ -1,0 +1,121 @@
+"""The consumers' process: what it consists of, and how it runs."""
+
+import asyncio
+import contextlib
+import faulthandler
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from app import lifecycle, log
+from app.api.health import Readiness
+from app.db import create_engine, in_transaction
+from app.inbox import store
+from app.kafka.batch import Batches
+from app.kafka.consumer import Consumer
+from app.kafka.retention import check_retention
+from app.settings import Settings
+from app.users.consumer import UsersHandler
+
+logger = log.get(__name__)
+
+_FORGET_EVERY = timedelta(minutes=10)
+_FORGET_AT_ONCE = 5000
+_BEAT = timedelta(seconds=1)
+
+
+class Worker:
+    """All consumers of a process. Any number of processes may run, anywhere."""
+
+    def __init__(
+        self, settings: Settings, *, on_commit: Callable[[], None] = lambda: None, accept_gap: bool = False
+    ) -> None:
+        """Nothing is connected yet. `on_commit` is told of each commit that may have added messages to the outbox.
+
+        Raises ConfigurationError when this installation cannot read what it would be sent.
+        """
+        self._settings = settings
+        self.engine = create_engine(settings, role="worker", pool_size=4, deadline=settings.consumer_database_deadline)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        users = Batches(
+            settings,
+            UsersHandler(settings),
+            name=settings.users_group,
+            dead_letters=settings.users_dead_letters_topic,
+            sessions=self._sessions,
+            on_commit=on_commit,
+        )
+        self._inputs = {
+            settings.users_group: Consumer(
+                settings, users, topics=[settings.users_requests_topic], accept_gap=accept_gap
+            )
+        }
+
+    @property
+    def readiness(self) -> tuple[Readiness, ...]:
+        """Ready while each consumer fetches from all its partitions."""
+        return tuple(Readiness(f"consumer {name}", consumer.check) for name, consumer in self._inputs.items())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until told to stop; then finish or give up the batches in hand within CONSUMER_DRAIN_DEADLINE.
+
+        Raises ConfigurationError when a topic keeps records for longer than the inbox remembers them.
+        """
+        settings = self._settings
+        await check_retention(settings, [settings.users_requests_topic], settings.inbox_retention)
+        tasks = [
+            asyncio.create_task(lifecycle.supervise(name, partial(consumer.run, stop), stop), name=name)
+            for name, consumer in self._inputs.items()
+        ]
+        forget = partial(self._forget, stop)
+        tasks.append(asyncio.create_task(lifecycle.supervise("inbox", forget, stop), name="inbox"))
+        try:
+            await stop.wait()
+            _, late = await asyncio.wait(tasks, timeout=settings.consumer_drain_deadline.total_seconds())
+            if late:
+                logger.warning("worker.stopped_late", tasks=sorted(task.get_name() for task in late))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.engine.dispose()
+
+    async def _forget(self, stop: asyncio.Event) -> None:
+        """Let the inbox forget what no repeat can come of any more; a little at a time."""
+        while not stop.is_set():
+            for name in self._inputs:
+                while await self._forget_some(name) == _FORGET_AT_ONCE and not stop.is_set():
+                    continue
+            await lifecycle.wait(stop, lifecycle.jittered(_FORGET_EVERY))
+
+    async def _forget_some(self, name: str) -> int:
+        # A day more than what is refused as too old, for clocks that differ.
+        retention = self._settings.inbox_retention + timedelta(days=1)
+
+        async def work(session: AsyncSession) -> int:
+            return await store.forget(session, name, retention=retention, most=_FORGET_AT_ONCE)
+
+        return await in_transaction(self._sessions, work, deadline=self._settings.consumer_database_deadline)
+
+
+@contextlib.contextmanager
+def end_when_hung(limit: timedelta) -> Iterator[None]:
+    """End the process when its event loop stands still for this long: what is in hand has been counted as an attempt.
+
+    The interpreter's own watchdog does it, which needs neither the loop nor the interpreter's lock, and writes where
+    each thread was to standard error.
+    """
+
+    async def beat() -> None:
+        while True:
+            faulthandler.dump_traceback_later(limit.total_seconds(), exit=True)
+            await asyncio.sleep(_BEAT.total_seconds())
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        faulthandler.cancel_dump_traceback_later()

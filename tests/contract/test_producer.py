@@ -1,0 +1,231 @@
+"""What we rely on inside aiokafka: an abandoned producer leaves nothing running and sends nothing more.
+
+The broker is the mock, on every backend: it can be silent on demand.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from aiokafka.errors import ProducerClosed
+
+from app.errors import BrokerUnavailable
+from relay import producer as producers
+from relay.producer import Producer
+from tests.relaying import hurried, no_lost_errors
+from tests.services.kafka import MockKafka
+from tests.waiting import until
+
+TOPIC = "topic"
+
+Future = asyncio.Future[object]
+
+
+@pytest.fixture
+def kafka(mock_kafka: Callable[[int], MockKafka]) -> MockKafka:
+    """Two brokers, each with a partition: the producer has a task for each."""
+    kafka = mock_kafka(2)
+    kafka.mock.create_topic(TOPIC, 2)
+    for partition in range(2):
+        kafka.mock.set_leader(TOPIC, partition, partition + 1)
+    return kafka
+
+
+async def start(kafka: MockKafka) -> Producer:
+    return await producers.start(hurried("postgresql://nobody@127.0.0.1/nothing", kafka.bootstrap_servers))
+
+
+@pytest.fixture
+async def producer(kafka: MockKafka) -> AsyncIterator[Producer]:
+    """A producer that the test abandons; it must then be as if it had never been."""
+    with no_lost_errors():
+        producer = await start(kafka)
+        await send(producer, b"first")
+        yield producer
+        await producers.abandon(producer)  # for a test that failed before it did
+
+
+async def abandon(producer: Producer) -> None:
+    """Abandon it; not one of its tasks may outlive that."""
+    async with asyncio.timeout(2):
+        await producers.abandon(producer)
+    await no_task_of_a_producer()
+
+
+async def no_task_of_a_producer() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)  # those that were cancelled end now
+    left = [task.get_coro() for task in asyncio.all_tasks() if not task.done()]
+    assert not [coro for coro in left if is_of_a_producer(coro)], left
+
+
+def is_of_a_producer(coro: object) -> bool:
+    where: str = getattr(coro, "cr_code").co_filename  # noqa: B009 - known to be a coroutine
+    return "aiokafka" in where or where == producers.__file__
+
+
+async def submit(producer: Producer, value: bytes, partition: int = 0) -> Future:
+    """Hand a batch of one record to the producer; the future of its answer."""
+    builder = producer.create_batch()
+    builder.append(timestamp=None, key=b"k", value=value, headers=[])
+    builder.close()
+    future: Future = await producer.send_batch(builder, TOPIC, partition=partition)
+    return future
+
+
+async def send(producer: Producer, value: bytes) -> None:
+    await (await submit(producer, value))
+
+
+async def arrived(kafka: MockKafka) -> list[bytes | None]:
+    """What the topic holds once another producer has had its turn in each partition."""
+    other = await start(kafka)
+    for partition in range(2):
+        await (await submit(other, b"last", partition))
+    await abandon(other)
+    return [record.value for record in await kafka.records(TOPIC, at_least=2)]
+
+
+def silence(kafka: MockKafka, duration: timedelta = timedelta(minutes=1)) -> None:
+    """From now on the brokers take requests and answer nothing."""
+    for broker in (1, 2):
+        kafka.mock.set_round_trip_time(broker, duration)
+
+
+async def is_told(future: Future) -> None:
+    """Whoever still waits for the answer learns at once that there will be none."""
+    with pytest.raises(ProducerClosed):
+        async with asyncio.timeout(1):
+            await future
+
+
+async def test_abandoned_while_idle(kafka: MockKafka, producer: Producer) -> None:
+    await abandon(producer)
+    assert await arrived(kafka) == [b"first", b"last", b"last"]
+
+
+async def test_abandoned_while_the_brokers_are_frozen(kafka: MockKafka, producer: Producer) -> None:
+    silence(kafka)
+    sent = [await submit(producer, b"in flight", partition) for partition in range(2)]
+
+    async def both_are_on_their_way() -> bool:
+        return len(producer.produce_tasks) == 2
+
+    await until(both_are_on_their_way)
+    queued = [await submit(producer, b"queued", partition) for partition in range(2)]
+    await abandon(producer)
+    for future in (*sent, *queued):
+        await is_told(future)
+    silence(kafka, timedelta(0))
+    assert set(await arrived(kafka)) <= {b"first", b"in flight", b"last"}
+
+
+def pauses(producer: Producer) -> bool:
+    """The request has timed out, and the batch is not back in the queue yet."""
+    pending = producer._message_accumulator._pending_batches
+    return any(batch.retry_count == 1 for batch in pending) and not is_connected(producer, 1)
+
+
+def is_queued_again(producer: Producer) -> bool:
+    queues = producer._message_accumulator._batches.values()
+    return any(batch.retry_count > 0 for queue in queues for batch in queue)
+
+
+def is_sent_again(producer: Producer) -> bool:
+    return any(batch.retry_count > 1 for batch in producer._message_accumulator._pending_batches)
+
+
+def is_connected(producer: Producer, broker: int) -> bool:
+    return any(node == broker and conn.connected() for (node, _), conn in producer.client._conns.items())
+
+
+@pytest.mark.parametrize("state", [pauses, is_queued_again, is_sent_again])
+async def test_abandoned_while_it_tries_again(
+    kafka: MockKafka, producer: Producer, state: Callable[[Producer], bool]
+) -> None:
+    silence(kafka)
+    sent = await submit(producer, b"in flight")
+    queued = await submit(producer, b"queued")
+
+    async def the_state_is_reached() -> bool:
+        return state(producer)
+
+    await until(the_state_is_reached)
+    await abandon(producer)
+    await is_told(sent)
+    await is_told(queued)
+    silence(kafka, timedelta(0))
+    assert set(await arrived(kafka)) <= {b"first", b"in flight", b"last"}
+
+
+async def test_abandoned_while_connecting(kafka: MockKafka, producer: Producer) -> None:
+    kafka.mock.set_down(1)
+    kafka.mock.set_down(2)
+
+    async def connection_is_lost() -> bool:
+        return not is_connected(producer, 1)
+
+    await until(connection_is_lost)
+    sent = await submit(producer, b"never on its way")
+    await abandon(producer)
+    await is_told(sent)
+    kafka.mock.set_up(1)
+    kafka.mock.set_up(2)
+    assert await arrived(kafka) == [b"first", b"last", b"last"]
+
+
+async def test_an_abandoned_producer_takes_nothing_more(kafka: MockKafka, producer: Producer) -> None:
+    await abandon(producer)
+    with pytest.raises(ProducerClosed):
+        await submit(producer, b"too late")
+    await abandon(producer)
+
+
+async def test_stop_is_never_used(kafka: MockKafka, producer: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for what cannot be delivered, and deliver it later."""
+
+    async def stop(_: object) -> None:
+        raise AssertionError("stop() was called")
+
+    monkeypatch.setattr(Producer, "stop", stop)
+    await abandon(producer)
+
+
+@asynccontextmanager
+async def mute_server() -> AsyncIterator[int]:
+    """A port where somebody listens who never says a word."""
+    connections: list[asyncio.StreamWriter] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        await reader.read()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in connections:
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_a_start_that_fails_leaves_nothing() -> None:
+    async with mute_server() as port:
+        with no_lost_errors():
+            settings = hurried("postgresql://nobody@127.0.0.1/nothing", f"127.0.0.1:{port}")
+            with pytest.raises(BrokerUnavailable):
+                await producers.start(settings)
+            await no_task_of_a_producer()
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
+    async with mute_server() as port:
+        with no_lost_errors():
+            settings = hurried("postgresql://nobody@127.0.0.1/nothing", f"127.0.0.1:{port}", kafka_request_timeout=2.9)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await producers.start(settings)
+            await no_task_of_a_producer()

@@ -1,0 +1,121 @@
+"""The statements of a slot use their indexes, whatever statistics say and however many dead rows there are."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from relay import statements, store
+from relay.floor import Lane
+from tests.engine import connect, settings
+from tests.explain import array, explain
+from tests.ledger import Ledger
+
+_LARGE = {"outbox_messages", "outbox_parked", "outbox_dead_letters", "outbox_receipts_default"}
+_NO_VACUUM = "ALTER TABLE outbox_messages SET (autovacuum_enabled = off)"
+# All that 200,000 deliveries leave behind.
+_DELIVERED_BEFORE = """
+    INSERT INTO outbox_messages (lane, topic, key, payload, type)
+    SELECT outbox_bucket(key) & 31, 't', key, repeat('x', 100)::bytea, 'test'
+    FROM (SELECT convert_to('key ' || n % 1000, 'UTF8') AS key FROM generate_series(1, 200000) AS n) AS fill;
+    DELETE FROM outbox_messages;
+    UPDATE outbox_lanes SET floor = 199000, seen = 199000;
+"""
+_PARKED_BEFORE = """
+    INSERT INTO outbox_parked (lane, id, message_id, topic, key, headers, payload, type, created_at)
+    SELECT outbox_bucket(key) & 31, n, outbox_uuid7(), 'shut', key, '{}', repeat('x', 100)::bytea, 'test', now()
+    FROM (SELECT n, convert_to('key ' || n % 1000, 'UTF8') AS key FROM generate_series(1, 100000) AS n) AS fill;
+    UPDATE outbox_lanes SET has_parked = true;
+"""
+_TOPICS = {
+    "paused": "INSERT INTO outbox_topics (topic, paused_at) VALUES ('shut', now())",
+    "closed": "INSERT INTO outbox_topics (topic, closed_at, closed_until) VALUES ('shut', now(), now() + '1 hour')",
+    "half-open": "INSERT INTO outbox_topics (topic, closed_at, closed_until) VALUES ('shut', now(), now())",
+    "open": "INSERT INTO outbox_topics (topic) VALUES ('shut')",
+}
+_DEAD_LETTERS = """
+    INSERT INTO outbox_dead_letters (lane, id, message_id, topic, key, headers, type, created_at, reason)
+    SELECT outbox_bucket(key) & 31, n, outbox_uuid7(), 't', key, '{}', 'test', now(), 'TEST'
+    FROM (SELECT n, convert_to('dead ' || n, 'UTF8') AS key FROM generate_series(1, 5000) AS n) AS fill
+"""
+
+
+@asynccontextmanager
+async def _slot(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await store.connect(settings(database_url))
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=10)
+
+
+def _fetch(lanes: list[Lane], messages: int = 64) -> tuple[str, ...]:
+    return (
+        array([lane.lane for lane in lanes]),
+        array([lane.floor for lane in lanes]),
+        array([lane.has_parked for lane in lanes]),
+        str(messages),
+        "1000000",
+    )
+
+
+async def test_after_200_000_deliveries_without_vacuum(database_url: str) -> None:
+    async with connect(database_url) as connection, connect(database_url) as reader, _slot(database_url) as slot:
+        await connection.execute(_NO_VACUUM)
+        await connection.execute("ANALYZE")  # statistics of empty tables
+        async with reader.transaction(isolation="repeatable_read", readonly=True):
+            await reader.fetchval("SELECT count(*) FROM outbox_messages")  # holds vacuum back, and all dead rows
+            await connection.execute(_DELIVERED_BEFORE)
+            await connection.execute(_DEAD_LETTERS)
+            messages = await Ledger(connection).fill("t", messages=1000, keys=200)
+            look = await explain(slot, statements.LOOK)
+            async with slot.transaction():
+                claim = await explain(slot, statements.CLAIM, "'{0,1,2,3}'", "32")
+                lanes = await store.claim(slot, range(32), limit=32)
+                fetch = await explain(slot, statements.FETCH, *_fetch(lanes))
+                fetched = (await store.fetch(slot, lanes, messages=64, size=1_000_000)).messages
+                assert len(fetched) == len(messages)
+                ones = array([1] * len(fetched))
+                keys = array([each.lane for each in fetched]), array([each.id for each in fetched])
+                settle = await explain(slot, statements.DELIVERED, *keys, ones, ones, ones)
+                park = await explain(slot, statements.PARK, *(array([]),) * 3)
+    for explained in (look, claim, fetch, settle, park):
+        assert not explained.read_whole & _LARGE
+    for explained in (look, fetch, settle):
+        assert "pk_outbox_messages" in explained.indexes
+    # 1,000 dead rows a lane at most lie above the floors; all 200,000 lie on more than 4,000 pages.
+    assert look.buffers < 1500
+    assert claim.buffers < 200
+    assert fetch.buffers < 4000
+    assert settle.buffers < 25 * len(messages)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["no statistics", "statistics"])
+@pytest.mark.parametrize("state", _TOPICS)
+async def test_with_100_000_parked_messages(database_url: str, state: str, known: bool) -> None:
+    async with connect(database_url) as connection, _slot(database_url) as slot:
+        await connection.execute("ANALYZE")
+        await connection.execute(_PARKED_BEFORE)
+        if known:
+            await connection.execute("ANALYZE")
+        await connection.execute(_TOPICS[state])
+        await Ledger(connection).fill("t", messages=320, keys=320)
+        look = await explain(slot, statements.LOOK)
+        async with slot.transaction():
+            claim = await explain(slot, statements.CLAIM, "'{0,1,2,3}'", "32")
+            lanes = await store.claim(slot, range(32), limit=32)
+            fetch = await explain(slot, statements.FETCH, *_fetch(lanes))
+            rows = [
+                array(list(column))
+                for column in zip(*((lane.lane, lane.floor, lane.seen) for lane in lanes), strict=True)
+            ]
+            nulls = array(["null"] * len(lanes))
+            write = await explain(slot, statements.LANES, *rows, nulls, nulls)
+    assert len(lanes) == 32
+    for explained in (look, claim, fetch, write):
+        assert not explained.read_whole & _LARGE
+    assert look.buffers < 1500
+    assert claim.buffers < 200
+    assert fetch.buffers < (1500 if state != "open" else 10_000)  # open ones return, 64 of each lane
+    assert write.buffers < 600
