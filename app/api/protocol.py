@@ -68,7 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
         logger.info("connection.refused", problem=kind.name, reference=reference)
         problem = {"type": kind.type, "title": kind.title, "status": kind.status.value, "reference": reference}
         if kind is MALFORMED_REQUEST:
-            problem["title"] = "This is not a request of HTTP/1.1."
+            problem["title"] = "These bytes are no request."
         body = json.dumps(problem).encode()
         head = [
             f"content-type: {MEDIA_TYPE}",

@@ -45,7 +45,9 @@ GRANT USAGE ON SEQUENCE outbox_messages_id_seq TO {role}"""
 # payload.
 _REQUESTS = f"""
 GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO {APP};
-GRANT SELECT ON outbox_lanes, outbox_topics, outbox_receipts TO {APP};
+GRANT SELECT (lane, floor) ON outbox_lanes TO {APP};
+GRANT SELECT (topic, on_dead_letter, paused_at, pause_reason, closed_at, close_reason) ON outbox_topics TO {APP};
+GRANT SELECT (message_id, topic, partition, "offset", created_at, delivered_at) ON outbox_receipts TO {APP};
 GRANT SELECT (lane, id, message_id, topic, type, created_at) ON outbox_messages TO {APP};
 GRANT SELECT (lane, id, message_id, topic, type, created_at, behind, parked_at) ON outbox_parked TO {APP};
 GRANT SELECT (lane, id, message_id, topic, type, created_at, state, reason, refusals, refused_at, decided_at,

@@ -8,12 +8,15 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import make_url
 
 from app.outbox.message import new_message_id
+from app.outbox.roles import APP, statements
 from tests.api import Api, api_on
 from tests.engine import Broker, connect, engine
 from tests.ledger import Ledger
 from tests.operating import discard, pause, resume, retry, set_policy
+from tests.services.postgres_server import PostgresServer
 from tests.waiting import until
 
 
@@ -200,3 +203,23 @@ async def test_it_is_never_missing_while_it_moves(api: Api, database_url: str) -
         over.set()
         await asyncio.gather(*asking)
     assert seen <= {"owed", "dead", "delivered"}
+
+
+async def test_the_role_of_the_api_may_ask(api: Api, postgres: PostgresServer, database_url: str) -> None:
+    message_id = (await api.apply()).headers["outbox-message-id"]
+    name = f"asker_{uuid4().hex[:8]}"
+    async with postgres.connection(database_url) as connection:
+        for statement in statements(["applications", "users"]):
+            await connection.execute(statement)
+        await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE {APP}")
+    try:
+        url = make_url(database_url).set(username=name, password="x").render_as_string(hide_password=False)
+        async with api_on(url, backpressure_owed=100) as asker:
+            assert (await _where(asker, message_id))["state"] == "owed"
+            headers = {"idempotency-key": "k"}
+            answers = [await asker.send(b'{"user_name":"a","description":"b"}', **headers) for _ in range(2)]
+            assert [each.status_code for each in answers] == [201, 201]
+            assert "idempotency-replayed" in answers[1].headers
+    finally:
+        async with postgres.connection(database_url) as connection:
+            await connection.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
