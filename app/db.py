@@ -43,6 +43,9 @@ _RETRY_PAUSE = timedelta(milliseconds=25)
 _TRANSIENT_CLASSES = ("08", "53", "57", "58", "XX")
 _TRANSIENT_STATES = {"55P03", "25006", "25P03", "25P04", _SERIALIZATION_FAILURE, _DEADLOCK}
 
+DRIVER_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""All that a call on a dedicated connection may raise."""
+
 
 class Base(DeclarativeBase):
     """What the domains' tables derive from. The engine's tables have metadata of their own."""
@@ -147,7 +150,7 @@ async def connect(
             command_timeout=statement.total_seconds() + 2,
             server_settings=_session_settings(role, statement=statement, lock=statement, idle=idle) | dict(extra or {}),
         )
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except DRIVER_ERRORS as error:
         raise unavailable(error) from error
 
 
@@ -170,6 +173,8 @@ def is_transient(error: BaseException) -> bool:
     Decided by SQLSTATE: SQLAlchemy wraps nearly everything as a plain DBAPIError.
     """
     if isinstance(error, OSError | TimeoutError | PoolTimeoutError | InterfaceError | asyncpg.InterfaceError):
+        return True
+    if isinstance(error, asyncpg.InternalClientError):  # the session ended while a statement was being sent
         return True
     state = sqlstate(error)
     if state is not None:

@@ -117,7 +117,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                     # What takes long on a large backlog is done less often, so that it costs at most a twentieth.
                     due[task.name] = time.monotonic() + max(task.every.total_seconds(), 20 * took)
             await wait(stop, timedelta(seconds=max(0.1, min(due.values()) - time.monotonic())))
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except db.DRIVER_ERRORS as error:
         if db.is_transient(error):
             raise db.unavailable(error) from error
         raise

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from app import log, metrics
-from app.db import is_transient, sqlstate, unavailable
+from app.db import DRIVER_ERRORS, is_transient, sqlstate, unavailable
 from app.errors import BrokerUnavailable, DatabaseUnavailable
 from app.lifecycle import jittered, wait
 from relay import store
@@ -60,7 +60,7 @@ class Slot:
         try:
             await self._serve(connection, stop)
             await connection.close(timeout=_CLOSE.total_seconds())
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except DRIVER_ERRORS as error:
             metrics.settle_failures.labels(sqlstate(error) or type(error).__name__).inc()
             if is_transient(error):
                 raise unavailable(error) from error

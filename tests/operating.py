@@ -25,7 +25,7 @@ async def pause(database_url: str, topic: str) -> None:
 
 async def resume(database_url: str, topic: str) -> None:
     async with _session(database_url) as session:
-        assert await operators.resume(session, topic)
+        await operators.resume(session, topic)
 
 
 async def set_policy(database_url: str, topic: str, policy: operators.Policy) -> None:

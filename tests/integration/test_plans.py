@@ -91,14 +91,11 @@ async def test_after_200_000_deliveries_without_vacuum(database_url: str) -> Non
     assert settle.buffers < 25 * len(messages)
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["no statistics", "statistics"])
 @pytest.mark.parametrize("state", _TOPICS)
-async def test_with_100_000_parked_messages(database_url: str, state: str, known: bool) -> None:
+async def test_with_100_000_parked_messages(database_url: str, state: str) -> None:
     async with connect(database_url) as connection, _slot(database_url) as slot:
         await connection.execute("ANALYZE")
         await connection.execute(_PARKED_BEFORE)
-        if known:
-            await connection.execute("ANALYZE")
         await connection.execute(_TOPICS[state])
         await Ledger(connection).fill("t", messages=320, keys=320)
         look = await explain(slot, statements.LOOK)
