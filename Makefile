@@ -11,7 +11,8 @@ ARGS ?=
 SOURCES := $(foreach folder,app relay migrations scripts tests bench,\
   $(if $(shell find $(folder) -name '*.py' 2>/dev/null | head -n 1),$(folder)))
 # What must not go stale unnoticed: the generated pages, and the migrations against the models.
-FRESH := $(wildcard tests/unit/test_generated_pages.py tests/unit/test_asyncapi.py tests/integration/test_migrations.py)
+FRESH := $(wildcard tests/unit/test_generated_pages.py tests/unit/test_asyncapi.py tests/unit/test_api_pages.py \
+  tests/integration/test_migrations.py)
 
 # A name on the PATH says nothing (it may be a stub for a version that is not there): each one is tried.
 INSTALL = @for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
@@ -87,6 +88,10 @@ docs: installed-dev ## write the generated pages anew
 	mv .env.example.new .env.example
 	$(BIN)/outbox topics asyncapi --defaults >docs/asyncapi.json.new
 	mv docs/asyncapi.json.new docs/asyncapi.json
+	$(BIN)/outbox docs openapi >docs/openapi.json.new
+	mv docs/openapi.json.new docs/openapi.json
+	$(BIN)/outbox docs errors >docs/errors.md.new
+	mv docs/errors.md.new docs/errors.md
 
 .PHONY: lock
 lock: installed-dev ## pin the dependencies of pyproject.toml; UPGRADE=1 takes the newest that fit

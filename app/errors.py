@@ -7,6 +7,7 @@ OutboxError
 ├── InvalidMessage              a message that must not enter the outbox (too large, no topic, …)
 ├── NotFound                    the thing named does not exist
 ├── Conflict                    the thing named is not in a state that allows this
+├── TooSlow                     what was asked for takes longer to find than it may
 └── Unavailable                 try again later; says when
     ├── DatabaseUnavailable     PostgreSQL is down, too slow, full, or refuses writes
     └── BrokerUnavailable       no broker of Kafka answers
@@ -46,6 +47,10 @@ class NotFound(OutboxError):
 
 class Conflict(OutboxError):
     """The thing named exists, but is not in a state that allows what was asked."""
+
+
+class TooSlow(OutboxError):
+    """What was asked for takes longer to find than it may. Asking for less helps, repeating does not."""
 
 
 class Unavailable(OutboxError):

@@ -10,10 +10,10 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from app import asyncapi
-from app.api import docs, handlers, health, server
+from app.api import docs, guard, handlers, health, messages, server
 from app.api.dependencies import Database
 from app.api.health import Readiness
-from app.api.middleware import BodyLimit, Observe, OneSlash
+from app.api.middleware import BodyLimit, Hosts, Observe, OneSlash
 from app.applications import router as applications
 from app.db import create_engine
 from app.settings import Settings
@@ -34,7 +34,7 @@ def create_app(
     on_commit: Callable[[], None] = lambda: None,
     readiness: Sequence[Readiness] = (),
 ) -> FastAPI:
-    """The HTTP API. Nothing is connected yet.
+    """The HTTP API. Nothing is connected yet. Raises ConfigurationError.
 
     Without `engine` it has a pool of its own, which ends with the application's lifespan. `on_commit` is
     called after each commit that added messages to the outbox. `readiness` is what `/readyz` asks besides the
@@ -56,15 +56,18 @@ def create_app(
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
         redirect_slashes=False,
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.state.database = Database(
-        async_sessionmaker(pool, expire_on_commit=False), settings.api_database_deadline, on_commit
-    )
+    database = Database(async_sessionmaker(pool, expire_on_commit=False), settings.api_database_deadline, on_commit)
+    app.state.settings = settings
+    app.state.database = database
+    app.state.guard = guard.create(settings, database)
     handlers.install(app)
-    docs.install(app)
+    if settings.docs_enabled:
+        docs.install(app)
     app.include_router(health.create_router((*health.of_database(pool), *readiness)))
     routes = applications.create_router(settings)
     app.include_router(routes)
@@ -76,9 +79,11 @@ def create_app(
     async def describe_topics() -> Response:
         return topics
 
+    app.include_router(messages.create_router(settings))
     # The last one added is the first that sees a request.
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(OneSlash)
+    app.add_middleware(Hosts, allowed=settings.allowed_hosts)
     app.add_middleware(Observe)
     return app
 

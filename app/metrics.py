@@ -55,3 +55,13 @@ consumer_commit_failures = Counter(
     "consumer_commit_failures_total", "Offsets that Kafka did not take; the records come again", ["consumer", "reason"]
 )
 consumer_rebalances = Counter("consumer_rebalances_total", "Times that partitions were given out anew", ["consumer"])
+
+idempotency_replays = Counter(
+    "http_idempotency_replays_total", "Requests answered with the kept answer of an earlier one"
+)
+idempotency_conflicts = Counter(
+    "http_idempotency_conflicts_total", "Requests refused because of their Idempotency-Key", ["reason"]
+)
+rate_limited = Counter("http_rate_limited_total", "Requests refused because their visitor sent too many", ["budget"])
+rate_limit_failures = Counter("http_rate_limit_failures_total", "How often the store of the rate limits did not answer")
+shed = Counter("http_shed_total", "Requests refused because there was too much to do", ["reason"])

@@ -21,7 +21,14 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
+def _not_negative(value: timedelta) -> timedelta:
+    if value < timedelta(0):
+        raise ValueError("must not be shorter than 0 seconds")
+    return value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_positive)]
+DurationOrZero = Annotated[timedelta, BeforeValidator(_seconds), AfterValidator(_not_negative)]
 Size = Annotated[int, Field(gt=0)]
 Topic = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.consumer_settings import ConsumerSettings, UsersSettings, consumer_problems
 from app.errors import ConfigurationError
-from app.setting_fields import Duration, Part, Size, Topic
+from app.setting_fields import Duration, DurationOrZero, Part, Size, Topic
 
 
 class DatabaseSettings(Part):
@@ -126,6 +126,36 @@ class ApiSettings(Part):
     """Longest `description`, in characters."""
     page_size_max: Size = 100
     """Largest `size` of a page."""
+    search_deadline: Duration = timedelta(seconds=1)
+    """How long the database may search for a part or the beginning of a name; then the search is refused."""
+    message_wait_max: Duration = timedelta(seconds=8)
+    """How long `GET /messages/{message_id}` waits at most for a message to be delivered, when it is asked to."""
+    api_keys: SecretStr | None = None
+    """Who may call, as `NAME:read+write:SHA256,…` (`outbox api-key` makes one); everybody when not set."""
+    rate_limit_writes: int = Field(20, ge=0)
+    """Most POSTs of a visitor (its API key, else its address) in a window; 0 is no limit."""
+    rate_limit_reads: int = Field(300, ge=0)
+    """Most GETs of a visitor in a window; 0 is no limit."""
+    rate_limit_window: Duration = timedelta(seconds=60)
+    """Length of a window, in whole seconds."""
+    rate_limit_store: SecretStr | None = None
+    """Where visitors are counted, as `async+redis://host:port/0`; each process counts for itself when not set."""
+    trusted_proxies: str = ""
+    """Addresses or networks of proxies whose `X-Forwarded-For` is believed, as `10.0.0.7,10.1.0.0/16`."""
+    allowed_hosts: str = ""
+    """Names that the header `Host` may have, as `api.example.org,localhost`; any when empty."""
+    docs_enabled: bool = True
+    """Serve `/docs` and `/openapi.json`."""
+    api_concurrency: Size = 256
+    """Most requests that one process works on at the same time; more are answered with 503 at once."""
+    backpressure_owed: int = Field(0, ge=0)
+    """Refuse writes (503) while more messages than this are owed to Kafka; 0 is no limit."""
+    backpressure_age: DurationOrZero = timedelta(0)
+    """Refuse writes (503) while the oldest owed message is older than this; 0 is no limit."""
+    idempotency_ttl: Duration = timedelta(hours=24)
+    """How long the answer to a request with an `Idempotency-Key` is kept for its repeats; then the key is new."""
+    idempotency_key_required: bool = False
+    """Refuse a POST without an `Idempotency-Key` (400)."""
 
 
 class RelaySettings(Part):

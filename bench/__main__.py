@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import uvloop
 
-from bench import drain, idle, latency, memory, services, snapshot
+from bench import drain, http, idle, latency, memory, services, snapshot
 from bench.options import Options
 from bench.results import Table
 
@@ -18,6 +18,7 @@ Bench: TypeAlias = Callable[[services.Services, Options], Awaitable[list[Table]]
 
 BENCHES: dict[str, Bench] = {
     "drain": drain.run,
+    "http": http.run,
     "latency": latency.run,
     "memory": memory.run,
     "idle": idle.run,

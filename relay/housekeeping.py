@@ -21,6 +21,7 @@ logger = log.get(__name__)
 
 _LOCK_NAMESPACE = 1869968500
 _PURGE_BATCH = 1000
+_PURGE_KEYS_BATCH = 20_000  # more in half a minute than one process of the API can write
 
 # One relay at a time does a task that changes something.
 _TURN = "SELECT pg_try_advisory_xact_lock($1, $2)"
@@ -41,6 +42,13 @@ _PURGE_DEAD_LETTERS = """
         SELECT lane, id FROM outbox_dead_letters
         WHERE decided_at < clock_timestamp() - $1::interval AND returning_at IS NULL LIMIT $2
     )
+"""
+
+# Answers whose time is over; an expired one is as good as none to the API, so when this runs does not matter.
+_PURGE_IDEMPOTENCY_KEYS = """
+    DELETE FROM idempotency_keys WHERE (scope, key) IN (
+        SELECT scope, key FROM idempotency_keys WHERE expires_at <= clock_timestamp() ORDER BY expires_at LIMIT $1
+    ) AND expires_at <= clock_timestamp()
 """
 
 # There must be none. A hit is a bug of the floor's rule, or a hand that wrote ids: the floor goes below it, so that
@@ -137,6 +145,7 @@ def _tasks(settings: Settings) -> tuple[_Task, ...]:
         _Task("check_floors", settings.relay_scan_interval, _check_floors, number=2),
         _Task("end_zombies", settings.relay_transaction_limit / 12, _end_zombies),
         _Task("purge_dead_letters", timedelta(minutes=1), _purge_dead_letters, number=3),
+        _Task("purge_idempotency_keys", timedelta(seconds=30), _purge_idempotency_keys, number=4),
         _Task("watch", settings.relay_watch_interval, _watch),
         _Task("count", settings.relay_watch_interval, _count),
     )
@@ -148,6 +157,10 @@ async def _roll_receipts(connection: asyncpg.Connection, settings: Settings) -> 
 
 async def _purge_dead_letters(connection: asyncpg.Connection, settings: Settings) -> None:
     await connection.execute(_PURGE_DEAD_LETTERS, settings.dead_letters_retention, _PURGE_BATCH)
+
+
+async def _purge_idempotency_keys(connection: asyncpg.Connection, _settings: Settings) -> None:
+    await connection.execute(_PURGE_IDEMPOTENCY_KEYS, _PURGE_KEYS_BATCH)
 
 
 async def _end_zombies(connection: asyncpg.Connection, settings: Settings) -> None:

@@ -55,8 +55,9 @@ class Api:
 
 @asynccontextmanager
 async def api_on(database_url: str, *, readiness: Sequence[Readiness] = (), **overrides: object) -> AsyncIterator[Api]:
-    """The API on this database, with these settings."""
-    settings = app_settings.load(_env_file=None, database_url=database_url, **overrides)
+    """The API on this database, with these settings, and without rate limits unless they are given."""
+    unlimited: dict[str, object] = {"rate_limit_writes": 0, "rate_limit_reads": 0}
+    settings = app_settings.load(_env_file=None, database_url=database_url, **(unlimited | overrides))
     engine = create_engine(
         settings, role="api", pool_size=settings.api_pool_size, deadline=settings.api_database_deadline
     )

@@ -11,6 +11,17 @@ from fastapi.staticfiles import StaticFiles
 _STATIC = "/static"
 # The badge of Swagger UI would send the document to a validator on the internet.
 _PARAMETERS = {"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True}
+_UNAUTHORIZED = "401"
+_API_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "Needed where the operator configured API_KEYS; also as the header `X-API-Key`.",
+}
+# The page has a script and styles in itself.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'"
+)
 
 _PROBLEM: dict[str, Any] = {
     "title": "Problem",
@@ -51,7 +62,13 @@ def install(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         """The framework's document, completed with the problems that all routes refer to."""
         document = describe()
-        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = _PROBLEM
+        components = document.setdefault("components", {})
+        components.setdefault("schemas", {})["Problem"] = _PROBLEM
+        components["securitySchemes"] = {"apiKey": _API_KEY}
+        for path in document["paths"].values():
+            for operation in path.values():
+                if _UNAUTHORIZED in operation["responses"]:
+                    operation["security"] = [{}, {"apiKey": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the framework's own way to extend it
@@ -59,7 +76,7 @@ def install(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
         root = request.scope.get("root_path", "").rstrip("/")
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url=f"{root}{app.openapi_url}",
             title=app.title,
             swagger_js_url=f"{root}{_STATIC}/swagger-ui-bundle.js",
@@ -67,3 +84,5 @@ def install(app: FastAPI) -> None:
             swagger_favicon_url=f"{root}{_STATIC}/favicon.png",
             swagger_ui_parameters=_PARAMETERS,
         )
+        page.headers["Content-Security-Policy"] = _POLICY
+        return page

@@ -9,22 +9,20 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from app.api.problems import (
+from app.api.kinds import (
     CONFLICT,
     INVALID_REQUEST,
     KINDS,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
     PREFIX,
+    TOO_SLOW,
     UNAVAILABLE,
-    FieldError,
     Kind,
-    Refused,
-    answer,
-    field_path,
     other,
 )
-from app.errors import Conflict, InvalidMessage, NotFound, OutboxError, Unavailable
+from app.api.problems import FieldError, Refused, answer, field_path
+from app.errors import Conflict, InvalidMessage, NotFound, OutboxError, TooSlow, Unavailable
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # In words of HTTP and JSON instead of pydantic's.
@@ -33,11 +31,12 @@ _MESSAGES = {
     "extra_forbidden": "is not known here",
     "model_attributes_type": "must be an object",
 }
-_BY_STATUS = {kind.status.value: kind for kind in KINDS.values()}
+# The first kind of each status is the general one.
+_BY_STATUS = {kind.status.value: kind for kind in reversed(list(KINDS.values()))}
 
 
 async def _refused(request: Request, error: Refused) -> JSONResponse:
-    return answer(request.scope, error.kind, error.detail, errors=error.errors)
+    return answer(request.scope, error.kind, error.detail, errors=error.errors, headers=error.headers)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -88,6 +87,7 @@ def install(app: FastAPI) -> None:
         NotFound: says(NOT_FOUND),
         Conflict: says(CONFLICT),
         InvalidMessage: says(INVALID_REQUEST),
+        TooSlow: says(TOO_SLOW),
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)

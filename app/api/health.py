@@ -14,7 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import lifecycle, log, migrate
-from app.api.problems import UNAVAILABLE, answer, documented
+from app.api.kinds import UNAVAILABLE
+from app.api.problems import answer, documented
 from app.db import is_transient, unavailable
 from app.errors import OutboxError
 

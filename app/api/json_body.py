@@ -1,4 +1,4 @@
-"""Routes whose body is JSON, read strictly."""
+"""Guarded routes, whose body, if they have one, is JSON, read strictly."""
 
 from collections.abc import Callable, Coroutine
 from email.message import Message
@@ -8,14 +8,9 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from app.api import strict_json
-from app.api.problems import (
-    INVALID_REQUEST,
-    MALFORMED_REQUEST,
-    UNSUPPORTED_MEDIA_TYPE,
-    FieldError,
-    Refused,
-    field_path,
-)
+from app.api.guard import Guard
+from app.api.kinds import INVALID_REQUEST, MALFORMED_REQUEST, UNSUPPORTED_MEDIA_TYPE
+from app.api.problems import FieldError, Refused, field_path
 
 
 class _JsonRequest(Request):
@@ -51,21 +46,25 @@ def _check_type(request: Request) -> None:
 
 
 class JsonRoute(APIRoute):
-    """`APIRouter(route_class=JsonRoute)`: bodies are JSON as `app.api.strict_json` accepts it, or refused.
+    """`APIRouter(route_class=JsonRoute)`: requests go through `app.api.guard`, and bodies are JSON as
+    `app.api.strict_json` accepts it, or refused.
 
     The framework's own reader takes the last of repeated names, UTF-16 and NaN, and fails at a lone
     surrogate.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The framework's handler, given a request that was read strictly."""
+        """The framework's handler, given a request that was admitted (`app.api.guard`) and read strictly."""
         handle = super().get_route_handler()
-        if self.body_field is None:
-            return handle
+        has_body = self.body_field is not None
 
-        async def strict(request: Request) -> Response:
-            checked = _JsonRequest(request.scope, request.receive)
-            await checked.read()
-            return await handle(checked)
+        async def guarded(request: Request) -> Response:
+            guard: Guard = request.app.state.guard
+            await guard.admit(request)
+            if has_body:
+                request = checked = _JsonRequest(request.scope, request.receive)
+                await checked.read()
+            with guard.working():
+                return await handle(request)
 
-        return strict
+        return guarded

@@ -3,6 +3,7 @@
 import re
 import time
 import traceback
+from collections.abc import Mapping
 from uuid import uuid4
 
 import structlog
@@ -12,15 +13,23 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import log, trace
-from app.api import problems
+from app.api import kinds, problems
 from app.db import sqlstate
 
 logger = log.get(__name__)
 
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?")
+_LAST_PORT = 65_535
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Asked for every few seconds by machines: not worth a line of the log.
 _QUIET = {"/livez", "/readyz", "/metrics"}
 _CLIENT_LEFT = 499
+# For answers that are data, not pages; HTTPS and its headers are the proxy's.
+_SECURITY = {
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+}
 
 _duration = Histogram(
     "http_server_request_duration_seconds",
@@ -54,7 +63,7 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _mark(message, request_id)
+                _mark(message, request_id, scope["state"].get("headers", {}))
             await send(message)
 
         traceparent = trace.accept(headers.get("traceparent"))
@@ -67,7 +76,7 @@ class Observe:
             except Exception as error:  # noqa: BLE001 - the last place that can answer
                 _report(error)
                 if status == 0:
-                    await problems.answer(scope, problems.UNEXPECTED)(scope, receive, send_marked)
+                    await problems.answer(scope, kinds.UNEXPECTED)(scope, receive, send_marked)
             finally:
                 trace.current.reset(token)
                 _record(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
@@ -77,10 +86,13 @@ def _accept_id(given: str | None) -> str:
     return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
 
 
-def _mark(start: Message, request_id: str) -> None:
+def _mark(start: Message, request_id: str, extra: Mapping[str, str]) -> None:
     headers = MutableHeaders(raw=start["headers"])
+    for name, value in extra.items():
+        headers.setdefault(name, value)
     headers["x-request-id"] = request_id
-    headers["x-content-type-options"] = "nosniff"
+    for name, value in _SECURITY.items():
+        headers.setdefault(name, value)
     # What has an ETag is a file of ours; everything else may be about a person.
     headers.setdefault("cache-control", "no-cache" if "etag" in headers else "no-store")
 
@@ -101,6 +113,36 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
     _duration.labels(scope["method"], route, status).observe(seconds)
     write = logger.debug if route in _QUIET else logger.info
     write("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
+
+
+class Hosts:
+    """Refuses a request whose `Host` is missing, double, malformed or, if `allowed` names any, not one of ours.
+
+    The server takes all of these, and what builds links or decides by `Host` would believe them.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: str) -> None:
+        self._app = app
+        self._allowed = frozenset(filter(None, (name.strip().lower() for name in allowed.split(","))))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is not a request."""
+        if scope["type"] == "http" and not self._accepts(scope):
+            await problems.answer(scope, kinds.HOST_REFUSED)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _accepts(self, scope: Scope) -> bool:
+        match Headers(scope=scope).getlist("host"):
+            case []:
+                return scope["http_version"] == "1.0" and not self._allowed
+            case [host]:
+                found = _HOST.fullmatch(host)
+                if found is None or int(found["port"] or 0) > _LAST_PORT:
+                    return False
+                return not self._allowed or found["name"].lower() in self._allowed
+            case _:
+                return False
 
 
 class OneSlash:
@@ -133,7 +175,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        too_large, detail = problems.BODY_TOO_LARGE, f"more than {self._limit} bytes are not accepted"
+        too_large, detail = kinds.BODY_TOO_LARGE, f"more than {self._limit} bytes are not accepted"
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared[:20]) > self._limit:
             await problems.answer(scope, too_large, detail)(scope, receive, send)

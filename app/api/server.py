@@ -10,6 +10,7 @@ from datetime import timedelta
 import uvicorn
 from starlette.types import ASGIApp
 
+from app.api.protocol import BoundedProtocol
 from app.errors import ConfigurationError, OutboxError
 
 _BACKLOG = 2048
@@ -88,7 +89,7 @@ async def run(
     """
     config = uvicorn.Config(
         app,
-        http="httptools",  # refuses Content-Length together with Transfer-Encoding
+        http=BoundedProtocol,  # httptools, which refuses Content-Length together with Transfer-Encoding
         ws="none",
         lifespan="on",
         log_config=None,

@@ -12,12 +12,18 @@ applications = Table(
     Base.metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("user_name", Text, nullable=False),
-    Column("user_name_folded", Text, nullable=False),
+    Column("user_name_folded", Text(collation="C"), nullable=False),
     Column("description", Text, nullable=False),
     Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.clock_timestamp()),
     CheckConstraint("user_name <> ''", name="user_name"),
     CheckConstraint("description <> ''", name="description"),
 )
 
-# Serves the filter and its order at once: one user's applications, newest first.
-Index("ix_applications_user_name_folded_id", applications.c.user_name_folded, applications.c.id.desc())
+# Serve the order, newest or oldest first, and keysets; the first one for a name or its beginning.
+Index(
+    "ix_applications_user_name_folded_created_at_id",
+    applications.c.user_name_folded,
+    applications.c.created_at,
+    applications.c.id,
+)
+Index("ix_applications_created_at_id", applications.c.created_at, applications.c.id)

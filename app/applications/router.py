@@ -4,13 +4,16 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.api import problems
+from app.api import kinds, problems
 from app.api.dependencies import DatabaseDependency
+from app.api.idempotency import REPLAYED, Answer, OnceDependency
 from app.api.json_body import JsonRoute
-from app.api.paging import DEFAULT_SIZE, LAST_PAGE, Page, links, page_of
-from app.applications import schemas, service
+from app.api.paging import DEFAULT_SIZE, Page, links, page_of
+from app.applications import listing, schemas, service
+from app.applications.queries import ListingQuery
 from app.applications.schemas import Application, ApplicationId, Text
 from app.settings import Settings
 
@@ -22,6 +25,10 @@ _MESSAGE_ID = {
     "description": "Id of the message that tells of it: the header `ce_id` in Kafka.",
     "schema": {"type": "string", "format": "uuid"},
 }
+_REPLAYED = {
+    "description": "`true`: this is the kept answer of an earlier request with the same Idempotency-Key.",
+    "schema": {"type": "string", "const": "true"},
+}
 
 
 def create_router(settings: Settings) -> APIRouter:
@@ -30,7 +37,7 @@ def create_router(settings: Settings) -> APIRouter:
         prefix=PATH,
         tags=["applications"],
         route_class=JsonRoute,
-        responses=problems.documented(problems.INVALID_REQUEST, problems.UNAVAILABLE),
+        responses=problems.documented(*kinds.GUARDED, kinds.INVALID_REQUEST, kinds.UNAVAILABLE),
     )
 
     class NewApplication(schemas.NewApplication):
@@ -39,14 +46,7 @@ def create_router(settings: Settings) -> APIRouter:
             Text, Field(max_length=settings.description_max_length, description="What for; trimmed.")
         ]
 
-    class Listing(BaseModel):
-        model_config = ConfigDict(extra="forbid")
-
-        user_name: Annotated[
-            Text | None,
-            Field(max_length=settings.user_name_max_length, description="Only of this user, ignoring case."),
-        ] = None
-        page: Annotated[int, Field(ge=1, le=LAST_PAGE, description="Number of the page, from 1.")] = 1
+    class Listing(ListingQuery):
         size: Annotated[int, Field(ge=1, le=settings.page_size_max, description="Most items of a page.")] = min(
             DEFAULT_SIZE, settings.page_size_max
         )
@@ -57,52 +57,85 @@ def create_router(settings: Settings) -> APIRouter:
         response_model=Application,
         response_description="It is stored, and its event will reach Kafka.",
         responses={
-            status.HTTP_201_CREATED: {"headers": {"Location": _LOCATION, "Outbox-Message-Id": _MESSAGE_ID}},
-            **problems.documented(problems.MALFORMED_REQUEST, problems.BODY_TOO_LARGE, problems.UNSUPPORTED_MEDIA_TYPE),
+            status.HTTP_201_CREATED: {
+                "headers": {"Location": _LOCATION, "Outbox-Message-Id": _MESSAGE_ID, REPLAYED: _REPLAYED}
+            },
+            **problems.documented(
+                kinds.MALFORMED_REQUEST,
+                kinds.HOST_REFUSED,
+                kinds.IDEMPOTENCY_KEY_INVALID,
+                kinds.IDEMPOTENCY_KEY_REQUIRED,
+                kinds.IN_PROGRESS,
+                kinds.BODY_TOO_LARGE,
+                kinds.UNSUPPORTED_MEDIA_TYPE,
+                kinds.INVALID_REQUEST,
+                kinds.IDEMPOTENCY_KEY_REUSED,
+            ),
         },
         summary="Apply",
     )
-    async def create_application(new: NewApplication, database: DatabaseDependency) -> Response:
+    async def create_application(new: NewApplication, once: OnceDependency) -> Response:
         """Store an application and owe the event `application.created` to Kafka, in one commit."""
-        created = await database.write(
-            partial(
-                service.create,
+
+        async def work(session: AsyncSession) -> Answer:
+            created = await service.create(
+                session,
                 user_name=new.user_name,
                 description=new.description,
                 topic=settings.applications_topic,
                 source=settings.event_source,
             )
-        )
-        return Response(
-            created.message.payload,
-            status_code=status.HTTP_201_CREATED,
-            media_type="application/json",
-            headers={
+            headers = {
+                "Content-Type": "application/json",
                 "Location": f"{PATH}/{created.application.id}",
                 "Outbox-Message-Id": str(created.message.message_id),
-            },
-        )
+            }
+            return Answer(status.HTTP_201_CREATED, headers, created.message.payload or b"")
+
+        return await once.write(work)
 
     @router.get(
         "",
-        responses={status.HTTP_200_OK: {"headers": {"Link": _LINK}}},
+        responses={
+            status.HTTP_200_OK: {"headers": {"Link": _LINK}},
+            **problems.documented(kinds.NOT_FOUND, kinds.INVALID_REQUEST, kinds.TOO_SLOW),
+        },
         summary="List applications",
     )
     async def list_applications(
-        listing: Annotated[Listing, Query()], database: DatabaseDependency, response: Response
+        asked: Annotated[Listing, Query()], database: DatabaseDependency, response: Response
     ) -> Page[Application]:
-        """Newest first. A page after the last is empty."""
-        listed = await database.read(
-            partial(service.list_page, user_name=listing.user_name, page=listing.page, size=listing.size)
+        """Newest first, unless told otherwise. A page after the last is empty; `Link` leads to the next one."""
+        wanted, limit = asked.wanted(), settings.search_deadline
+        if asked.after is not None:
+            listed = await database.read(
+                partial(listing.list_after, wanted=wanted, after=asked.after, size=asked.size, limit=limit)
+            )
+        else:
+            listed = await database.read(
+                partial(
+                    listing.list_page,
+                    wanted=wanted,
+                    page=asked.page,
+                    size=asked.size,
+                    count=asked.count == "capped",
+                    limit=limit,
+                )
+            )
+        page = page_of(
+            listed.applications,
+            total=listed.total,
+            page=None if asked.after is not None else asked.page,
+            size=asked.size,
+            at_least=listed.at_least,
         )
-        page = page_of(listed.applications, total=listed.total, page=listing.page, size=listing.size)
-        query = {} if listing.user_name is None else {"user_name": listing.user_name}
-        response.headers["Link"] = links(PATH, query, page)
+        last = listed.applications[-1].id if listed.more else None
+        response.headers["Link"] = links(PATH, asked.filters(), page, after=last)
         return page
 
     @router.get(
         "/{id}",
-        responses=problems.documented(problems.NOT_FOUND),
+        responses=problems.documented(kinds.NOT_FOUND),
         summary="Read one application",
     )
     async def read_application(

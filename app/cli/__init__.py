@@ -11,7 +11,21 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from app.cli import database, dead_letters, demo, printing, services, settings, status, topics, up, users
+from app.cli import (
+    api_docs,
+    api_key,
+    database,
+    dead_letters,
+    demo,
+    printing,
+    search,
+    services,
+    settings,
+    status,
+    topics,
+    up,
+    users,
+)
 from app.errors import ConfigurationError, OutboxError
 
 
@@ -42,7 +56,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (up, demo, services, database, topics, users, status, dead_letters, settings):
+for part in (
+    up,
+    demo,
+    services,
+    database,
+    search,
+    api_key,
+    api_docs,
+    topics,
+    users,
+    status,
+    dead_letters,
+    settings,
+):
     app.add_typer(part.app)
 
 

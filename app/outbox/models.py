@@ -22,7 +22,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.types import UserDefinedType
 
 from app.db import NAMING_CONVENTION
@@ -163,4 +163,18 @@ outbox_receipts = Table(
         postgresql_with={"autosummarize": "on"},
     ),
     postgresql_partition_by="RANGE (delivered_at)",
+)
+
+# The answer to a request, kept for its repeats; written by `app.api.idempotency` in the request's own transaction.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("status", SmallInteger, nullable=False),
+    Column("headers", JSONB, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("expires_at", _moment, nullable=False),
+    Index("ix_idempotency_keys_expires_at", "expires_at"),
 )

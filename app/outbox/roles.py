@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 APP, RELAY, INGEST, OPERATORS = "outbox_app", "outbox_relay", "outbox_ingest", "outbox_ops"
 ROLES = {
-    APP: "serves requests: works on the domains' tables, adds messages, never reads, changes or deletes one",
+    APP: "serves requests: works on the domains' tables, adds messages, sees where they are; never their content",
     RELAY: "delivers: takes messages out, keeps receipts and dead letters; never sees the domains' tables",
     INGEST: "consumes: works on the domains' tables and the inbox, adds messages",
     OPERATORS: "looks: everything of the outbox but payloads and headers; changes nothing",
@@ -24,6 +24,7 @@ _ENGINE_TABLES = (
     "inbox_messages",
     "inbox_attempts",
     "inbox_assignments",
+    "idempotency_keys",
 )
 
 # Roles belong to the whole server, so another database may have made them already, or be making them right now.
@@ -39,6 +40,19 @@ GRANT USAGE ON SCHEMA public TO {role};
 GRANT SELECT ON outbox_alembic_version TO {role};
 GRANT INSERT, SELECT (message_id) ON outbox_messages TO {role};
 GRANT USAGE ON SEQUENCE outbox_messages_id_seq TO {role}"""
+
+# Expired answers are replaced; the relay's housekeeping deletes them. Of messages, where they are: no key, header or
+# payload.
+_REQUESTS = f"""
+GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO {APP};
+GRANT SELECT (lane, floor) ON outbox_lanes TO {APP};
+GRANT SELECT (topic, on_dead_letter, paused_at, pause_reason, closed_at, close_reason) ON outbox_topics TO {APP};
+GRANT SELECT (message_id, topic, partition, "offset", created_at, delivered_at) ON outbox_receipts TO {APP};
+GRANT SELECT (lane, id, message_id, topic, type, created_at) ON outbox_messages TO {APP};
+GRANT SELECT (lane, id, message_id, topic, type, created_at, behind, parked_at) ON outbox_parked TO {APP};
+GRANT SELECT (lane, id, message_id, topic, type, created_at, state, reason, refusals, refused_at, decided_at,
+    decision_reason, returning_at) ON outbox_dead_letters TO {APP};
+GRANT SELECT (scope, key, expires_at), DELETE ON idempotency_keys TO {RELAY}"""
 
 _DOMAIN = "GRANT SELECT, INSERT, UPDATE ON {table} TO {role}"
 
@@ -93,6 +107,7 @@ def statements(domain_tables: Sequence[str]) -> list[str]:
         *(part for role in (APP, INGEST) for part in _split(_WRITER.format(role=role))),
         *(_DOMAIN.format(table=table, role=role) for role in (APP, INGEST) for table in domain_tables),
         _INGEST,
+        *_split(_REQUESTS),
         *_split(_RELAY),
         *_split(_OPERATORS),
         _STATISTICS.strip(),

@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response, status
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api import problems
+from app.api import kinds, problems
 from app.api.dependencies import DatabaseDependency
+from app.api.json_body import JsonRoute
 from app.api.paging import DEFAULT_SIZE, LAST_PAGE, Page, links, page_of
 from app.settings import Settings
 from app.users import service
@@ -23,7 +24,8 @@ def create_router(settings: Settings) -> APIRouter:
     router = APIRouter(
         prefix=PATH,
         tags=["users"],
-        responses=problems.documented(problems.INVALID_REQUEST, problems.UNAVAILABLE),
+        route_class=JsonRoute,
+        responses=problems.documented(*kinds.GUARDED, kinds.INVALID_REQUEST, kinds.UNAVAILABLE),
     )
 
     class Listing(BaseModel):
@@ -47,7 +49,7 @@ def create_router(settings: Settings) -> APIRouter:
         response.headers["Link"] = links(PATH, {} if listing.email is None else {"email": listing.email}, page)
         return page
 
-    @router.get("/{id}", responses=problems.documented(problems.NOT_FOUND), summary="Read one user")
+    @router.get("/{id}", responses=problems.documented(kinds.NOT_FOUND), summary="Read one user")
     async def read_user(user_id: Annotated[UserId, Path(alias="id")], database: DatabaseDependency) -> User:
         """As it was stored."""
         return await database.read(partial(service.get, user_id=user_id))
