@@ -44,11 +44,12 @@ async def test_the_command_makes_ours_and_warns_of_other_numbers_of_partitions(k
     ours = f"made-{uuid4()}"
     environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers, "APPLICATIONS_TOPIC": ours}
     made = await outbox_aside("topics", "ensure", TOPIC_PARTITIONS="2", **environment)
-    assert (made.exit_code, made.stdout) == (0, f"{ours}: created with 2 partitions\n")
+    assert made.exit_code == 0
+    assert f"{ours}: created with 2 partitions\n" in made.stdout
     differs = await outbox_aside("topics", "ensure", "--json", TOPIC_PARTITIONS="5", **environment)
     assert differs.exit_code == 0
     assert '"partitions": 2, "created": false' in differs.stdout
-    assert differs.stderr.startswith(f"warning: {ours} has 2 partitions, TOPIC_PARTITIONS says 5")
+    assert f"warning: {ours} has 2 partitions, TOPIC_PARTITIONS says 5" in differs.stderr
 
 
 async def test_without_a_broker_it_gives_up_in_time() -> None:
