@@ -93,6 +93,8 @@ async def test_odd_records(kafka: Kafka, users: Consuming) -> None:
         b"long ago": (good, [], now - int(timedelta(days=20).total_seconds() * 1000), "TOO_OLD"),
         b"k" * 100_000: (good, [], now, "GOOD"),
     }
+    if kafka.real:
+        del records[b"far future"]  # a real broker does not take it (message.timestamp.after.max.ms)
     producer = await _large_messages(kafka)
     try:
         for key, (value, headers, timestamp, _) in records.items():
