@@ -54,7 +54,7 @@ async def test_psql_and_a_foreign_table(postgres: PostgresServer, empty_database
         tables = {
             row[0] for row in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         }
-        assert {name for name in tables if not name.startswith("outbox_")} == {"orders", "alembic_version"}
+        assert {name for name in tables if not name.startswith(("outbox_", "inbox_"))} == {"orders", "alembic_version"}
     async with engine(url, broker):
         await empty(url)
     await assess(url, broker, messages)
