@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import uvloop
 
-from bench import drain, http, idle, latency, memory, services, snapshot
+from bench import decisions, drain, http, idle, latency, memory, services, snapshot, users
 from bench.options import Options
 from bench.results import Table
 
@@ -23,6 +23,8 @@ BENCHES: dict[str, Bench] = {
     "memory": memory.run,
     "idle": idle.run,
     "snapshot": snapshot.run,
+    "decisions": decisions.run,
+    "users": users.run,
 }
 
 

@@ -24,7 +24,7 @@ def test_data_of_an_ordinary_user_goes_where_xdg_says(monkeypatch: pytest.Monkey
 
 def test_data_of_root_goes_where_another_user_can_enter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setenv("XDG_DATA_HOME", "/root/data")
+    monkeypatch.setenv("XDG_DATA_HOME", "/srv/data")
     assert default_data_dir() == Path("/var/lib/outbox-service")
     assert default_data_dir(Path("/chosen")) == Path("/chosen")
 
