@@ -86,6 +86,12 @@ UNEXPECTED = Kind(
     "Something went wrong here.",
     "Whether the request had an effect is unknown. Tell the operator the `reference`: the log has it.",
 )
+TASK_FAILED = Kind(
+    "task-failed",
+    HTTPStatus.BAD_GATEWAY,
+    "The task was done with, and there is no result.",
+    "`code` says why. Sending the task again gets the same answer; a new `task_id` makes a new task of it.",
+)
 UNAVAILABLE = Kind(
     "unavailable",
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -105,6 +111,7 @@ KINDS: Mapping[str, Kind] = {
         UNSUPPORTED_MEDIA_TYPE,
         INVALID_REQUEST,
         UNEXPECTED,
+        TASK_FAILED,
         UNAVAILABLE,
     )
 }
