@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from app.cli import database, dead_letters, demo, printing, services, settings, status, topics, up, users
+from app.cli import database, dead_letters, demo, printing, services, settings, status, tasks, topics, up, users
 from app.errors import ConfigurationError, OutboxError
 
 
@@ -42,8 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (up, demo, services, database, topics, users, status, dead_letters, settings):
+for part in (up, demo, services, database, topics, users, tasks, status, dead_letters, settings):
     app.add_typer(part.app)
+app.add_typer(tasks.fakes_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
