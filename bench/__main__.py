@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import uvloop
 
-from bench import drain, idle, latency, memory, services, snapshot
+from bench import drain, idle, latency, memory, services, snapshot, tasks
 from bench.options import Options
 from bench.results import Table
 
@@ -22,6 +22,7 @@ BENCHES: dict[str, Bench] = {
     "memory": memory.run,
     "idle": idle.run,
     "snapshot": snapshot.run,
+    "tasks": tasks.run,
 }
 
 
