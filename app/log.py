@@ -33,10 +33,6 @@ class _Quiet(logging.Filter):
         return True
 
 
-# One list for good: loggers that were used keep it, also when this process configures its logs anew.
-_processors: list[structlog.typing.Processor] = []
-
-
 def _where(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Put an exception's classes and places into the event, never its text, which may quote rows or arguments."""
     info = event.pop("exc_info", None)
@@ -64,12 +60,11 @@ def configure(settings: Settings, stream: TextIO = sys.stderr) -> None:
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
-    _processors[:] = [*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter]
     structlog.configure(
-        processors=_processors,
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # a logger that was used follows a process that configures its logs anew
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
