@@ -80,7 +80,7 @@ def configure(settings: Settings, stream: TextIO = sys.stderr) -> None:
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
     # Libraries may quote addresses, arguments or rows below WARNING.
-    for name in ("aiokafka", "asyncpg", "sqlalchemy", "alembic", "asyncio"):
+    for name in ("aiokafka", "asyncpg", "sqlalchemy", "alembic", "asyncio", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     quiet = _Quiet()
     for name in ("aiokafka", *(n for n in logging.root.manager.loggerDict if n.startswith("aiokafka."))):

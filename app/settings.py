@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from app.consumer_settings import ConsumerSettings, UsersSettings, consumer_problems
 from app.errors import ConfigurationError
 from app.setting_fields import Duration, DurationOrZero, Part, Size, Topic
+from app.tasks_settings import TasksSettings
 
 
 class DatabaseSettings(Part):
@@ -209,7 +210,9 @@ class RelaySettings(Part):
     """How long dead letters that were retried or discarded are kept."""
 
 
-class Settings(DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, ConsumerSettings, UsersSettings):
+class Settings(
+    DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, ConsumerSettings, UsersSettings, TasksSettings
+):
     """Everything. Immutable; checked as a whole when it is read."""
 
     model_config = SettingsConfigDict(

@@ -7,13 +7,14 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, MaxLen
-from pydantic import SecretStr
+from pydantic import HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 
 from app.consumer_settings import ConsumerSettings, UsersSettings
 from app.settings import ApiSettings, DatabaseSettings, KafkaSettings, RelaySettings, Settings
+from app.tasks_settings import TasksSettings
 
-_PARTS = (DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, ConsumerSettings, UsersSettings)
+_PARTS = (DatabaseSettings, KafkaSettings, ApiSettings, RelaySettings, ConsumerSettings, UsersSettings, TasksSettings)
 
 _PREFACE = """\
 # Configuration
@@ -97,6 +98,8 @@ def _kind(field: FieldInfo) -> str:
         Path: "path of a file",
         int: "whole number",
         str: "text",
+        float: "number",
+        HttpUrl: "address",
     }
     return words[annotation] + "".join(f", {limit}" for limit in _limits(field))
 
