@@ -15,6 +15,7 @@ from app.inbox.models import metadata as inbox_metadata
 from app.migrate import VERSION_TABLE
 from app.outbox.models import Xid8
 from app.outbox.models import metadata as engine_metadata
+from app.tasks import models as _tasks  # noqa: F401 - registers its tables
 from app.users import models as _users  # noqa: F401 - registers its table
 
 
