@@ -17,6 +17,7 @@ from app.api.middleware import BodyLimit, Hosts, Observe, OneSlash
 from app.applications import router as applications
 from app.db import create_engine
 from app.settings import Settings
+from app.tasks import router as tasks
 from app.users import router as users
 
 _DESCRIPTION = """\
@@ -73,6 +74,7 @@ def create_app(
     app.include_router(routes)
     app.include_router(routes, prefix="/api/v1", include_in_schema=False)
     app.include_router(users.create_router(settings))
+    app.include_router(tasks.create_router(settings))
     topics = JSONResponse(asyncapi.document(settings))
 
     @app.get("/asyncapi.json", include_in_schema=False)

@@ -136,6 +136,12 @@ UNEXPECTED = Kind(
     "Something went wrong here.",
     "Whether the request had an effect is unknown. Tell the operator the `reference`: the log has it.",
 )
+TASK_FAILED = Kind(
+    "task-failed",
+    HTTPStatus.BAD_GATEWAY,
+    "The task was done with, and there is no result.",
+    "`code` says why. Sending the task again gets the same answer; a new `task_id` makes a new task of it.",
+)
 UNAVAILABLE = Kind(
     "unavailable",
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -171,6 +177,7 @@ KINDS: Mapping[str, Kind] = {
         RATE_LIMITED,
         HEADERS_TOO_LARGE,
         UNEXPECTED,
+        TASK_FAILED,
         UNAVAILABLE,
         OVERLOADED,
     )

@@ -30,7 +30,7 @@ class NotJson(ValueError):
 
 
 class NotStorable(ValueError):
-    """The value at `path` holds text that cannot be stored."""
+    """The value at `path` is text that cannot be stored, or a number that is out of range."""
 
     def __init__(self, path: Path, message: str) -> None:
         super().__init__(message)
@@ -79,10 +79,7 @@ def _integer(digits: str) -> int:
 def _fraction(digits: str) -> float:
     if len(digits) > MAX_DIGITS:
         raise NotJson(f"a number is longer than {MAX_DIGITS} characters")
-    result = float(digits)
-    if math.isinf(result):
-        raise NotJson("a number is out of range")
-    return result
+    return float(digits)  # infinite, if it is out of range: JSON (RFC 8259, 6) knows no limit, we do
 
 
 def _constant(_name: str) -> NoReturn:
@@ -96,6 +93,8 @@ def _inspect(document: Any) -> None:
         path, value = pending.pop()
         if isinstance(value, str):
             _check_text(path, value)
+        elif isinstance(value, float):
+            _check_range(path, value)
         elif isinstance(value, dict | list):
             if len(path) >= MAX_DEPTH:
                 raise NotJson(_TOO_DEEP)
@@ -103,7 +102,7 @@ def _inspect(document: Any) -> None:
             for name, item in items:
                 if isinstance(name, str):
                     _check_text((*path, name), name)
-                if isinstance(item, str | dict | list):
+                if isinstance(item, str | float | dict | list):
                     pending.append(((*path, name), item))
 
 
@@ -114,3 +113,8 @@ def _check_text(path: Path, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise NotStorable(path, "must not contain half of a surrogate pair") from None
+
+
+def _check_range(path: Path, number: float) -> None:
+    if math.isinf(number):
+        raise NotStorable(path, "is out of range")

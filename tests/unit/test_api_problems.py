@@ -166,6 +166,8 @@ async def test_the_documentation_comes_from_here(api: Api) -> None:
 async def test_openapi_is_complete(api: Api) -> None:
     document = (await api.client.get("/openapi.json")).json()
     domains = {"/applications", "/applications/{id}", "/users", "/users/{id}"}
+    tasks = "/api/integration_service"
+    domains |= {tasks, f"{tasks}/{{result_id}}", f"{tasks}/tasks", f"{tasks}/tasks/{{task_id}}"}
     assert set(document["paths"]) == domains | {"/messages/{message_id}", "/livez", "/readyz", "/metrics"}
     for reference in _references(document):
         assert _resolve(document, reference), reference

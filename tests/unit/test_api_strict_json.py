@@ -40,7 +40,6 @@ def test_any_bytes_are_read_or_refused(document: bytes) -> None:
         (b"01", "not JSON"),
         (b"NaN", "NaN"),
         (b'{"a": [-Infinity]}', "NaN"),
-        (b"1e400", "out of range"),
         pytest.param(b"9" * 41, "longer than 40", id="long integer"),
         pytest.param(b"0." + b"9" * 5000, "longer than 40", id="long fraction"),
         (b'{"a": 1, "b": {"c": 1, "c": 1}}', "twice"),
@@ -69,13 +68,14 @@ def test_the_deepest_and_the_longest_are_still_read() -> None:
     ("document", "path"),
     [
         (b'"\\u0000"', ()),
+        (b'{"a": [1, -1e400]}', ("a", 1)),
         (b'{"a": [{"b": "x\\u0000"}]}', ("a", 0, "b")),
         (b'{"a": "\\ud800"}', ("a",)),
         (b'{"a": ["ok", "\\udc00\\ud800"]}', ("a", 1)),
         (b'{"\\ud800": 1}', ("\ud800",)),
     ],
 )
-def test_names_where_text_cannot_be_stored(document: bytes, path: tuple[str | int, ...]) -> None:
+def test_names_what_cannot_be_stored(document: bytes, path: tuple[str | int, ...]) -> None:
     with pytest.raises(NotStorable) as refused:
         parse(document)
     assert refused.value.path == path
