@@ -6,6 +6,7 @@ import faulthandler
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -17,6 +18,8 @@ from app.kafka.batch import Batches
 from app.kafka.consumer import Consumer
 from app.kafka.retention import check_retention
 from app.settings import Settings
+from app.tasks.consumer import TasksHandler
+from app.tasks.part import RunningTasks
 from app.users.consumer import UsersHandler
 
 logger = log.get(__name__)
@@ -27,7 +30,7 @@ _BEAT = timedelta(seconds=1)
 
 
 class Worker:
-    """All consumers of a process. Any number of processes may run, anywhere."""
+    """All consumers of a process, and the runner of tasks. Any number of processes may run, anywhere."""
 
     def __init__(
         self, settings: Settings, *, on_commit: Callable[[], None] = lambda: None, accept_gap: bool = False
@@ -47,16 +50,34 @@ class Worker:
             sessions=self._sessions,
             on_commit=on_commit,
         )
-        self._inputs = {
+        self.running_tasks = RunningTasks(settings, on_commit=on_commit)
+
+        def accepted() -> None:
+            on_commit()
+            self.running_tasks.wake()
+
+        tasks = Batches(
+            settings,
+            TasksHandler(settings),
+            name=settings.tasks_group,
+            dead_letters=settings.kafka_import_dead_letters_topic,
+            sessions=self._sessions,
+            on_commit=accepted,
+        )
+        self._inputs: dict[str, Consumer[Any]] = {
             settings.users_group: Consumer(
                 settings, users, topics=[settings.users_requests_topic], accept_gap=accept_gap
-            )
+            ),
+            settings.tasks_group: Consumer(
+                settings, tasks, topics=[settings.kafka_import_topic], accept_gap=accept_gap
+            ),
         }
 
     @property
     def readiness(self) -> tuple[Readiness, ...]:
-        """Ready while each consumer fetches from all its partitions."""
-        return tuple(Readiness(f"consumer {name}", consumer.check) for name, consumer in self._inputs.items())
+        """Ready while each consumer fetches from all its partitions, and no provider refuses us."""
+        consumers = (Readiness(f"consumer {name}", consumer.check) for name, consumer in self._inputs.items())
+        return (*consumers, self.running_tasks.readiness)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until told to stop; then finish or give up the batches in hand within CONSUMER_DRAIN_DEADLINE.
@@ -64,11 +85,15 @@ class Worker:
         Raises ConfigurationError when a topic keeps records for longer than the inbox remembers them.
         """
         settings = self._settings
-        await check_retention(settings, [settings.users_requests_topic], settings.inbox_retention)
+        await check_retention(
+            settings, [settings.users_requests_topic, settings.kafka_import_topic], settings.inbox_retention
+        )
         tasks = [
             asyncio.create_task(lifecycle.supervise(name, partial(consumer.run, stop), stop), name=name)
             for name, consumer in self._inputs.items()
         ]
+        run_tasks = partial(self.running_tasks.run, stop)
+        tasks.append(asyncio.create_task(lifecycle.supervise("tasks", run_tasks, stop), name="tasks"))
         forget = partial(self._forget, stop)
         tasks.append(asyncio.create_task(lifecycle.supervise("inbox", forget, stop), name="inbox"))
         try:

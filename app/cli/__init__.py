@@ -22,6 +22,7 @@ from app.cli import (
     services,
     settings,
     status,
+    tasks,
     topics,
     up,
     users,
@@ -66,11 +67,13 @@ for part in (
     api_docs,
     topics,
     users,
+    tasks,
     status,
     dead_letters,
     settings,
 ):
     app.add_typer(part.app)
+app.add_typer(tasks.fakes_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

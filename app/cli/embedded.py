@@ -72,7 +72,29 @@ def import_all() -> None:
 
 @asynccontextmanager
 async def api_and_relay(settings: "Settings", listener: socket.socket) -> AsyncIterator[None]:
-    """Migrate, then serve, consume and deliver. At the end API and consumers finish before the relay drains."""
+    """Migrate, then serve, consume and deliver, with fakes of providers that there are no keys for."""
+    async with _with_fakes(settings) as completed, _run_all(completed, listener):
+        yield
+
+
+@asynccontextmanager
+async def _with_fakes(settings: "Settings") -> AsyncIterator["Settings"]:
+    """Settings by which providers without keys are fakes in this process."""
+    from app.api import server
+    from app.fakes import Fakes, serve
+    from app.tasks.part import in_use
+
+    if not any(is_fake for _, is_fake in in_use(settings).values()):
+        yield settings
+        return
+    listener = server.listen("127.0.0.1", 0)
+    async with serve(Fakes(), listener):
+        yield settings.model_copy(update={"fakes_url": server.url(listener)})
+
+
+@asynccontextmanager
+async def _run_all(settings: "Settings", listener: socket.socket) -> AsyncIterator[None]:
+    """At the end API and consumers finish before the relay drains."""
     from app import migrate
     from app.cli.relaying import SupervisedRelay
     from app.main import create_app, serve
@@ -81,7 +103,12 @@ async def api_and_relay(settings: "Settings", listener: socket.socket) -> AsyncI
     await migrate.upgrade(settings.database, message_max_bytes=settings.message_max_bytes)
     relay = SupervisedRelay(settings)
     worker = Worker(settings, on_commit=relay.wake)
-    application = create_app(settings, on_commit=relay.wake, readiness=[relay.readiness, *worker.readiness])
+
+    def committed() -> None:
+        relay.wake()
+        worker.running_tasks.wake()
+
+    application = create_app(settings, on_commit=committed, readiness=[relay.readiness, *worker.readiness])
     stop_serving, stop_delivering, ready = asyncio.Event(), asyncio.Event(), asyncio.Event()
     delivering = asyncio.create_task(relay.run(stop_delivering))
     consuming = asyncio.create_task(worker.run(stop_serving))

@@ -64,6 +64,10 @@ def ours(settings: Settings) -> tuple[str, ...]:
         settings.users_requests_topic,
         settings.users_responses_topic,
         settings.users_dead_letters_topic,
+        settings.kafka_import_topic,
+        settings.kafka_import_dead_letters_topic,
+        settings.kafka_result_topic,
+        settings.kafka_error_topic,
     )
 
 
