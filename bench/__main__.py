@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import uvloop
 
-from bench import decisions, drain, http, idle, latency, memory, services, snapshot, users
+from bench import decisions, drain, http, idle, latency, memory, services, snapshot, tasks, users
 from bench.options import Options
 from bench.results import Table
 
@@ -25,6 +25,7 @@ BENCHES: dict[str, Bench] = {
     "snapshot": snapshot.run,
     "decisions": decisions.run,
     "users": users.run,
+    "tasks": tasks.run,
 }
 
 
