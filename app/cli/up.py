@@ -78,11 +78,15 @@ async def _up(settings: "Settings", listener: "socket.socket", folder: Path, *, 
 
 
 def _say_where(settings: "Settings", url: str, folder: Path) -> None:
+    from app.tasks.part import in_use
+
     database = settings.database
     address = f"{database.host}:{database.port}/{database.database}"
     password = shlex.quote(str(folder.absolute() / "password"))
     print(f"API         {url}  (/docs, /readyz, /metrics)")
     print(f"Kafka       {settings.kafka_bootstrap_servers}  in this process: what it holds ends with it")
+    fakes = [name for name, (_, is_fake) in in_use(settings).items() if is_fake]
+    print(f"Providers   {', '.join(fakes)}: fakes in this process, for want of keys" if fakes else "Providers   real")
     print(f"PostgreSQL  {address}  data in {folder}, kept for the next run (--fresh: start empty)")
     print(f'            DATABASE_URL="postgresql://{database.username}:$(cat {password})@{address}" outbox status')
 

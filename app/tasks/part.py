@@ -45,8 +45,7 @@ class RunningTasks:
         """Run tasks until told to stop, then finish what is in hand."""
         settings = self._settings
         for provider, (url, is_fake) in in_use(settings).items():
-            say = logger.warning if is_fake else logger.info
-            say("provider.fake" if is_fake else "provider.real", provider=provider, url=url)
+            logger.info("provider.fake" if is_fake else "provider.real", provider=provider, url=url)
         engine = create_engine(
             settings, role="tasks", pool_size=settings.task_pool_size, deadline=settings.task_database_deadline
         )

@@ -94,7 +94,12 @@ async def _until_ready(process: Process) -> str:
 async def test_it_shows_an_application_arriving_and_serves(folder: Path) -> None:
     async with up(folder) as running:
         assert "201 " in running.said
-        for part in ("topic      applications.events", "header     ce_type: application.created", "key        1"):
+        for part in (
+            "topic      applications.events",
+            "header     ce_type: application.created",
+            "key        1",
+            "Providers   ",
+        ):
             assert part in running.said
         async with httpx2.AsyncClient(base_url=running.url) as client:
             assert (await client.get("/readyz")).json()["checks"].keys() == {
@@ -102,6 +107,8 @@ async def test_it_shows_an_application_arriving_and_serves(folder: Path) -> None
                 "migrations",
                 "relay",
                 "consumer users",
+                "consumer integration-tasks",
+                "providers",
             }
             assert (await client.post("/applications", json={"user_name": "b", "description": "d"})).status_code == 201
         settings = load(_env_file=None, kafka_bootstrap_servers=running.bootstrap_servers)
