@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from starlette.requests import Request
 
@@ -60,6 +61,17 @@ class Guard:
         """Work on a request, whose body is there. Raises Refused when there are too many."""
         with self.slots.one():
             yield
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Wait inside of `working`, without taking room from others."""
+        with self.slots.resting():
+            yield
+
+
+def guard_of(request: Request) -> Guard:
+    """The guard that let this request in."""
+    return cast("Guard", request.app.state.guard)
 
 
 def create(settings: ApiSettings, database: Database) -> Guard:

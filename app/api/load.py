@@ -42,6 +42,15 @@ class Slots:
         finally:
             self.taken -= 1
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Give the slot of this request back for the block, in which it only waits; then take it again, at once."""
+        self.taken -= 1
+        try:
+            yield
+        finally:
+            self.taken += 1
+
 
 @dataclass(slots=True)
 class BackPressure:

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response, status
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api import problems
+from app.api import kinds, problems
 from app.api.dependencies import DatabaseDependency
+from app.api.guard import guard_of
 from app.api.json_body import JsonRoute
 from app.api.paging import DEFAULT_SIZE, LAST_PAGE, Page, links, page_of
 from app.settings import Settings
@@ -38,7 +39,7 @@ def create_router(settings: Settings) -> APIRouter:
         prefix=PATH,
         tags=["integration tasks"],
         route_class=JsonRoute,
-        responses=problems.documented(problems.INVALID_REQUEST, problems.UNAVAILABLE),
+        responses=problems.documented(*kinds.GUARDED, kinds.INVALID_REQUEST, kinds.UNAVAILABLE),
     )
     waiting = Waiting()
     NewTask = new_task_type(settings)  # noqa: N806 - a class
@@ -65,11 +66,12 @@ def create_router(settings: Settings) -> APIRouter:
                 "headers": {"Location": _LOCATION},
             },
             **problems.documented(
-                problems.MALFORMED_REQUEST,
-                problems.CONFLICT,
-                problems.BODY_TOO_LARGE,
-                problems.UNSUPPORTED_MEDIA_TYPE,
-                problems.TASK_FAILED,
+                kinds.MALFORMED_REQUEST,
+                kinds.HOST_REFUSED,
+                kinds.CONFLICT,
+                kinds.BODY_TOO_LARGE,
+                kinds.UNSUPPORTED_MEDIA_TYPE,
+                kinds.TASK_FAILED,
             ),
         },
         summary="Send a task",
@@ -86,7 +88,9 @@ def create_router(settings: Settings) -> APIRouter:
         task = await database.write(partial(service.send, new=new, settings=settings))
         wait, asked_for = _wait(prefer, settings)
         if task.state in ("pending", "running") and wait > timedelta(0):
-            task = await waiting.until_ended(database, task.task_id, wait) or task
+            # Who only waits takes no room from those whose requests are worked on.
+            with guard_of(request).resting():
+                task = await waiting.until_ended(database, task.task_id, wait) or task
         response = _answer(request, task)
         if asked_for:
             response.headers["Preference-Applied"] = f"wait={wait // timedelta(seconds=1)}"
@@ -117,12 +121,12 @@ def create_router(settings: Settings) -> APIRouter:
         response.headers["Link"] = links(f"{PATH}/tasks", filters, page)
         return page
 
-    @router.get("/tasks/{task_id}", responses=problems.documented(problems.NOT_FOUND), summary="How far is a task?")
+    @router.get("/tasks/{task_id}", responses=problems.documented(kinds.NOT_FOUND), summary="How far is a task?")
     async def read_task(task_id: _TaskNumber, database: DatabaseDependency) -> Task:
         """What was asked is not repeated."""
         return await database.read(partial(service.get_task, task_id=task_id))
 
-    @router.get("/{result_id}", responses=problems.documented(problems.NOT_FOUND), summary="Read one result")
+    @router.get("/{result_id}", responses=problems.documented(kinds.NOT_FOUND), summary="Read one result")
     async def read_result(result_id: _ResultNumber, database: DatabaseDependency) -> Result:
         """As the provider gave it."""
         return await database.read(partial(service.get_result, result_id=result_id))
@@ -140,7 +144,7 @@ def _answer(request: Request, task: Accepted) -> Response:
         why = problem(task.error)
         return problems.answer(
             request.scope,
-            problems.TASK_FAILED,
+            kinds.TASK_FAILED,
             why.message,
             headers=location,
             extensions={"task_id": task.task_id, "code": why.code},
