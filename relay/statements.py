@@ -49,7 +49,7 @@ _HAS_WORK = (
 )
 
 # Which lanes have work? One round trip, no lock, no transaction id.
-LOOK = "SELECT coalesce(array_agg(l.lane), '{}') FROM outbox_lanes AS l WHERE " + _HAS_WORK
+LOOK = "SELECT l.lane FROM outbox_lanes AS l WHERE " + _HAS_WORK
 
 # Takes up to $2 of these lanes, in this order, but for those that somebody holds. It reads the newest version of the
 # row, whatever its snapshot; whether there still is work, the fetch sees.

@@ -105,8 +105,7 @@ async def connect(settings: Settings) -> asyncpg.Connection:
 
 async def look(connection: asyncpg.Connection) -> list[int]:
     """The lanes that have work. What is not there yet is found by a later look; nothing is counted as done here."""
-    lanes: list[int] = await connection.fetchval(statements.LOOK)
-    return lanes
+    return [lane for (lane,) in await connection.fetch(statements.LOOK)]
 
 
 async def claim(connection: asyncpg.Connection, lanes: Sequence[int], *, limit: int) -> list[Lane]:
