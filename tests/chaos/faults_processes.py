@@ -1,0 +1,186 @@
+"""Faults of the service's own processes."""
+
+import asyncio
+import signal
+import sys
+import time
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import httpx2
+
+from tests.chaos.history import Fault
+from tests.chaos.load_http import Load
+from tests.chaos.load_sql import burst
+from tests.chaos.processes import Child
+from tests.chaos.schedule import Planned
+from tests.waiting import until
+
+_IN_A_ROUND = """
+    SELECT client_port FROM pg_stat_activity
+    WHERE application_name = 'outbox-relay' AND state IN ('idle in transaction', 'active') AND xact_start IS NOT NULL
+        AND client_port IS NOT NULL
+"""
+_LIBRARIES, _FAKETIME = Path("/usr/lib"), ("*/faketime/libfaketime.so.1", "faketime/libfaketime.so.1")
+_COMMANDS = ("api", "relay", "worker")
+_DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+async def _victim(load: Load, command: str, planned: Planned, fault: Fault) -> Child:
+    """The chosen process, once it lives: what is broken already cannot be broken."""
+    children = load.world.of(command)
+    child = children[int(planned.choice * len(children))]
+    fault.victim = child.name
+    async with httpx2.AsyncClient() as client:
+
+        async def answers() -> bool:
+            with suppress(httpx2.HTTPError, OSError):
+                return (await client.get(f"{child.url}/livez", timeout=2)).is_success
+            return False
+
+        await until(answers, timedelta(seconds=60))
+    return child
+
+
+async def _catch(load: Load, relay: Child) -> set[int]:
+    """Stop the relay while it holds lanes; the ports of the sessions that hold them, none if it could not be caught
+    (then PostgreSQL or Kafka is away). It is stopped in any case.
+    """
+    assert relay.proxy is not None
+    sending = asyncio.create_task(burst(load, relay))
+    try:
+        async with asyncio.timeout(10), load.world.database() as database:
+            while True:
+                relay.signal(signal.SIGSTOP)
+                held: set[int] = set()
+                # Twice: what it had said before it was stopped may have been on its way.
+                for _ in range(2):
+                    await asyncio.sleep(0.01)
+                    held = {row[0] for row in await database.fetch(_IN_A_ROUND)} & relay.proxy.outgoing
+                if held:
+                    return held
+                relay.signal(signal.SIGCONT)
+                await asyncio.sleep(0.003)
+    except _DATABASE_ERRORS:
+        relay.signal(signal.SIGSTOP)
+        return set()
+    finally:
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def _taken_over(load: Load, held: set[int], fault: Fault, limit: float) -> None:
+    """Measure how long the lanes stay with who cannot serve them any more."""
+    with suppress(*_DATABASE_ERRORS):
+        async with asyncio.timeout(limit), load.world.database() as database:
+
+            async def nobody_holds_them() -> bool:
+                return not held & {row[0] for row in await database.fetch(_IN_A_ROUND)}
+
+            await until(nobody_holds_them, timedelta(seconds=limit))
+            fault.details["taken_over_after"] = round(time.time() - fault.start, 3)
+
+
+async def kill_relay(load: Load, planned: Planned, fault: Fault) -> None:
+    relay = await _victim(load, "relay", planned, fault)
+    held = await _catch(load, relay)
+    fault.details["slots_in_a_round"] = len(held)
+    fault.start = time.time()
+    watching = asyncio.create_task(_taken_over(load, held, fault, 20)) if held else None
+    await relay.kill()
+    fault.hits += 1
+    await asyncio.sleep(planned.seconds)
+    relay.start()
+    if watching is not None:
+        await watching
+
+
+async def freeze_relay(load: Load, planned: Planned, fault: Fault) -> None:
+    relay = await _victim(load, "relay", planned, fault)
+    held = await _catch(load, relay)
+    fault.details["slots_in_a_round"] = len(held)
+    fault.start = time.time()
+    try:
+        if held:
+            await _taken_over(load, held, fault, planned.seconds)
+        await asyncio.sleep(max(0.0, fault.start + planned.seconds - time.time()))
+        fault.hits += 1
+    finally:
+        relay.signal(signal.SIGCONT)
+
+
+async def _kill(load: Load, command: str, planned: Planned, fault: Fault) -> None:
+    child = await _victim(load, command, planned, fault)
+    fault.start = time.time()
+    await child.kill()
+    fault.hits += 1
+    await asyncio.sleep(planned.seconds)
+    child.start()
+
+
+async def kill_api(load: Load, planned: Planned, fault: Fault) -> None:
+    await _kill(load, "api", planned, fault)
+
+
+async def kill_worker(load: Load, planned: Planned, fault: Fault) -> None:
+    await _kill(load, "worker", planned, fault)
+
+
+async def _freeze(load: Load, command: str, planned: Planned, fault: Fault) -> None:
+    child = await _victim(load, command, planned, fault)
+    fault.start = time.time()
+    child.signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(planned.seconds)
+        fault.hits += 1
+    finally:
+        child.signal(signal.SIGCONT)
+
+
+async def freeze_api(load: Load, planned: Planned, fault: Fault) -> None:
+    await _freeze(load, "api", planned, fault)
+
+
+async def freeze_worker(load: Load, planned: Planned, fault: Fault) -> None:
+    await _freeze(load, "worker", planned, fault)
+
+
+async def stop(load: Load, planned: Planned, fault: Fault) -> None:
+    child = await _victim(load, _COMMANDS[int(planned.choice * 6) // 2], planned, fault)
+    fault.start = time.time()
+    fault.details["ended_in_time"] = await child.stop()
+    fault.hits += 1
+    await asyncio.sleep(planned.seconds)
+    child.start()
+
+
+async def clock(load: Load, planned: Planned, fault: Fault) -> None:
+    """With libfaketime an hour ahead or behind; without it only in another time zone."""
+    child = await _victim(load, _COMMANDS[int(planned.choice * 6) // 2], planned, fault)
+    fault.start = time.time()
+    library = next((path for pattern in _FAKETIME for path in _LIBRARIES.glob(pattern)), None)
+    ahead = planned.choice * 1000 % 1 < 0.5
+    if library is not None:
+        child.extra = {"LD_PRELOAD": str(library), "FAKETIME": "+1h" if ahead else "-1h"}
+    else:
+        child.extra = {"TZ": "Pacific/Kiritimati" if ahead else "Pacific/Pago_Pago"}
+        fault.details["only"] = "a time zone: there is no libfaketime"
+    await child.stop()
+    child.start()
+    fault.hits += 1
+
+
+async def rebalance(load: Load, planned: Planned, fault: Fault) -> None:
+    """A process of its own whose workers come and go; how often they were given partitions is what it hit."""
+    third = Child("third-worker", "", load.world.environment, load.world.folder)
+    third.arguments = (sys.executable, "-m", "tests.chaos.flapping")
+    before = third.log.read_text(encoding="utf-8").count("consumer.assigned") if third.log.exists() else 0
+    fault.victim = third.name
+    third.start()
+    try:
+        await asyncio.sleep(planned.seconds + 3)  # it needs a while to start
+    finally:
+        await third.stop()
+        await third.kill()
+    fault.hits = third.log.read_text(encoding="utf-8").count("consumer.assigned") - before
