@@ -21,8 +21,8 @@ _WRONG_USAGE = 2
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="outbox chaos",
-        description="Load on all domains, faults on real processes, PostgreSQL and Kafka, and then a verdict. Exit code "
-        "1 if anything was not as promised.",
+        description="Load on all domains, faults on real processes, PostgreSQL and Kafka, and then a verdict. "
+        "Exit code 1 if anything was not as promised.",
         epilog="faults: " + "; ".join(f"{kind.name}: {kind.what}" for kind in KINDS.values()),
     )
     parser.add_argument("--seed", type=int, help="schedule of the faults; random if not given")

@@ -23,7 +23,13 @@ _IN_A_ROUND = """
     WHERE application_name = 'outbox-relay' AND state IN ('idle in transaction', 'active') AND xact_start IS NOT NULL
         AND client_port IS NOT NULL
 """
-_LIBRARIES, _FAKETIME = Path("/usr/lib"), ("*/faketime/libfaketime.so.1", "faketime/libfaketime.so.1")
+_FAKETIME = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
+# The last it was told are its messages: now it sends them, and waits for Kafka.
+_PUBLISHING = """
+    SELECT client_port FROM pg_stat_activity
+    WHERE application_name = 'outbox-relay' AND state = 'idle in transaction' AND query LIKE '%WITH claimed%'
+        AND client_port IS NOT NULL
+"""
 _COMMANDS = ("api", "relay", "worker")
 _DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -58,7 +64,7 @@ async def _catch(load: Load, relay: Child) -> set[int]:
                 # Twice: what it had said before it was stopped may have been on its way.
                 for _ in range(2):
                     await asyncio.sleep(0.01)
-                    held = {row[0] for row in await database.fetch(_IN_A_ROUND)} & relay.proxy.outgoing
+                    held = {row[0] for row in await database.fetch(_PUBLISHING)} & relay.proxy.outgoing
                 if held:
                     return held
                 relay.signal(signal.SIGCONT)
@@ -159,10 +165,9 @@ async def clock(load: Load, planned: Planned, fault: Fault) -> None:
     """With libfaketime an hour ahead or behind; without it only in another time zone."""
     child = await _victim(load, _COMMANDS[int(planned.choice * 6) // 2], planned, fault)
     fault.start = time.time()
-    library = next((path for pattern in _FAKETIME for path in _LIBRARIES.glob(pattern)), None)
     ahead = planned.choice * 1000 % 1 < 0.5
-    if library is not None:
-        child.extra = {"LD_PRELOAD": str(library), "FAKETIME": "+1h" if ahead else "-1h"}
+    if _FAKETIME:
+        child.extra = {"LD_PRELOAD": str(_FAKETIME[0]), "FAKETIME": "+1h" if ahead else "-1h"}
     else:
         child.extra = {"TZ": "Pacific/Kiritimati" if ahead else "Pacific/Pago_Pago"}
         fault.details["only"] = "a time zone: there is no libfaketime"
