@@ -12,6 +12,8 @@ from tests.chaos.load_http import Load
 from tests.chaos.schedule import TRACKS, Planned
 
 _WATCH = timedelta(seconds=0.5)
+_PAUSE = timedelta(seconds=1)
+"""Between two faults of a track at least."""
 
 Injector = Callable[[Load, Planned, Fault], Awaitable[None]]
 
@@ -38,20 +40,29 @@ INJECTORS: dict[str, Injector] = {
 }
 
 
-async def carry_out(load: Load, planned: Sequence[Planned], say: Callable[[str], None]) -> None:
-    """Do all faults, each track in its order; one that is late makes the next of its track late."""
+async def carry_out(load: Load, planned: Sequence[Planned], minutes: float, say: Callable[[str], None]) -> None:
+    """Do all faults, each track in its order; one that takes longer than planned moves the rest of its track, and what
+    is then too late for the run is left out.
+    """
     begun = time.monotonic()
 
     async def run(track: str) -> None:
-        for each in (each for each in planned if each.track == track):
-            await asyncio.sleep(max(0.0, begun + each.at - time.monotonic()))
+        late = 0.0
+        mine = [each for each in planned if each.track == track]
+        for each, following in zip(mine, [*mine[1:], None], strict=True):
+            if not each.first and each.at + late > minutes * 60:
+                return
+            await asyncio.sleep(max(0.0, begun + each.at + late - time.monotonic()))
             with load.history.fault(each.kind, each.at) as fault:
                 try:
                     await INJECTORS[each.kind](load, each, fault)
                 except (OSError, TimeoutError, AssertionError) as error:
                     # A fault that cannot be done because of another one hits nothing; the counters will tell.
                     fault.details["failed"] = f"{type(error).__name__}: {error}"
-            say(f"{time.monotonic() - begun:6.1f} s  {each.kind:<15} {fault.victim:<12} hits {fault.hits}")
+            now = time.monotonic() - begun
+            say(f"{now:6.1f} s  {each.kind:<15} {fault.victim:<12} hits {fault.hits}")
+            if following is not None:
+                late = max(late, now + _PAUSE.total_seconds() - following.at)
 
     async with asyncio.TaskGroup() as group:
         for track in TRACKS:

@@ -76,7 +76,7 @@ class Report:
         )
         console.print(printing.table(("fault", "times", "hit", "what"), [self._fault(kind) for kind in self.chosen]))
         console.print(
-            printing.table(("measured", "cases", "median", "most", "in"), [_measured(row) for row in self.measured])
+            printing.table(("measured", "cases", "median", "most", "in", ""), [_measured(row) for row in self.measured])
         )
         console.print(
             printing.table(("", "invariant", "checked", "broken"), [_verdict(each) for each in self.verdicts])
@@ -107,7 +107,7 @@ def _load(kind: str, ends: Counter[str]) -> tuple[object, ...]:
 
 
 def _measured(row: Measured) -> tuple[object, ...]:
-    return row.what, row.count, f"{row.median:g}", f"{row.most:g}", row.unit
+    return row.what, row.count, f"{row.median:g}", f"{row.most:g}", row.unit, "" if row.alone else "with other faults"
 
 
 def _verdict(each: Verdict) -> tuple[object, ...]:

@@ -115,7 +115,7 @@ async def _under_load(load: Load, planned: Sequence[Planned], minutes: float, sa
     files = {
         command: max(child.open_files() for child in load.world.of(command)) for command in ("api", "relay", "worker")
     }
-    faults = asyncio.create_task(injecting.carry_out(load, planned, say))
+    faults = asyncio.create_task(injecting.carry_out(load, planned, minutes, say))
     await asyncio.wait([faults, *senders], return_when=asyncio.FIRST_COMPLETED)
     await faults
     await asyncio.sleep(max(0.0, began + minutes * 60 - time.monotonic()))

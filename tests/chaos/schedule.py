@@ -19,13 +19,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class Planned:
-    """A fault to come. `at` and `seconds` are seconds, `at` from the start; `choice` in [0, 1) picks its victim."""
+    """A fault to come. `at` and `seconds` are seconds, `at` from the start; `choice` in [0, 1) picks its victim.
+
+    The first of its kind comes in any case; the others, on a slow machine, only if there is time.
+    """
 
     at: float
     kind: str
     track: str
     seconds: float
     choice: float
+    first: bool
 
 
 KINDS = {
@@ -40,19 +44,19 @@ KINDS = {
         Kind("stop", "processes", 0.2, 2, 3, "SIGTERM of any process"),
         Kind("clock", "processes", 0, 0, 4, "a process with another clock, or another time zone, for the rest"),
         Kind("rebalance", "processes", 8, 12, 1, "a third worker that joins and leaves every 2 s"),
-        Kind("terminate", "services", 2, 4, 1, "sessions of PostgreSQL terminated: 30 % of them every 50 ms"),
-        Kind("crash-postgres", "services", 0.3, 1.5, 2, "immediate stop of PostgreSQL, then recovery"),
-        Kind("disk-full", "services", 4, 6, 2, "no space on PostgreSQL's disk"),
-        Kind("kill-broker", "services", 0.5, 2, 9, "SIGKILL of a broker"),
-        Kind("freeze-broker", "services", 5, 8, 3, "SIGSTOP of a broker"),
-        Kind("roll-brokers", "services", 0, 0, 24, "all brokers restarted, one after the other"),
-        Kind("cut-postgres", "services", 1, 3, 1, "all connections to PostgreSQL reset, new ones refused"),
-        Kind("slow-postgres", "services", 3, 6, 1, "latency on the way to PostgreSQL"),
-        Kind("cut-kafka", "services", 1, 3, 2, "connections to brokers reset, new ones refused"),
-        Kind("slow-kafka", "services", 3, 6, 1, "latency on the way to the brokers"),
+        Kind("terminate", "postgres", 2, 4, 1, "sessions of PostgreSQL terminated: 30 % of them every 50 ms"),
+        Kind("crash-postgres", "postgres", 0.3, 1.5, 2, "immediate stop of PostgreSQL, then recovery"),
+        Kind("disk-full", "postgres", 4, 6, 2, "no space on PostgreSQL's disk"),
+        Kind("kill-broker", "kafka", 0.5, 2, 9, "SIGKILL of a broker"),
+        Kind("freeze-broker", "kafka", 5, 8, 3, "SIGSTOP of a broker"),
+        Kind("roll-brokers", "kafka", 0, 0, 40, "all brokers restarted, one after the other"),
+        Kind("cut-postgres", "postgres", 1, 3, 1, "all connections to PostgreSQL reset, new ones refused"),
+        Kind("slow-postgres", "postgres", 3, 6, 1, "latency on the way to PostgreSQL"),
+        Kind("cut-kafka", "kafka", 1, 3, 2, "connections to brokers reset, new ones refused"),
+        Kind("slow-kafka", "kafka", 3, 6, 1, "latency on the way to the brokers"),
     )
 }
-TRACKS = ("processes", "services")
+TRACKS = ("processes", "postgres", "kafka")
 """Faults of one track come one after the other, those of different tracks at the same time."""
 
 _FIRST = 4.0
@@ -81,7 +85,7 @@ def _track(track: str, seed: int, length: float, faults: Collection[str]) -> Seq
             if rounds and at + kind.longest + kind.aftermath > length:
                 return planned
             seconds = round(chance.uniform(kind.shortest, kind.longest), 2)
-            planned.append(Planned(round(at, 2), kind.name, track, seconds, round(chance.random(), 4)))
+            planned.append(Planned(round(at, 2), kind.name, track, seconds, round(chance.random(), 4), not rounds))
             at += seconds + kind.aftermath + chance.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE)
         rounds += 1
     return planned
