@@ -41,7 +41,7 @@ async def test_interruptions_long_after_one_another_do_not_add_up() -> None:
 
 
 async def test_what_ran_for_less_than_it_had_waited_was_not_well() -> None:
-    assert await pauses(0, 0, 0, 0, 0, 0, 0.4)[-2:] == [0.64, 1.28]
+    assert (await pauses(0, 0, 0, 0, 0, 0, 0.4))[-2:] == [0.64, 1.28]
 
 
 @pytest.mark.parametrize("error", [ValueError("wrong"), None])
