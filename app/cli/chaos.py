@@ -22,6 +22,7 @@ def chaos(
     faults: Annotated[str | None, typer.Option(help="Only these, separated by commas; all if not given.")] = None,
     brokers: Annotated[int | None, typer.Option(help="1 or 3; by the size of the machine if not given.")] = None,
     directory: Annotated[Path | None, typer.Option(help="For history and logs; build/chaos/… if not given.")] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="One fault at a time, to measure each.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the schedule of the seed, and do nothing.")] = False,
 ) -> None:
@@ -32,7 +33,7 @@ def chaos(
     """
     given = {"seed": seed, "minutes": minutes, "faults": faults, "brokers": brokers, "directory": directory}
     arguments = [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
-    arguments += ["--json"] * as_json + ["--plan"] * plan
+    arguments += ["--alone"] * alone + ["--json"] * as_json + ["--plan"] * plan
     if not (_SOURCES / "tests" / "chaos").is_dir():
         raise OutboxError("chaos is part of the sources: run it in a checkout, with `make chaos`")
     # Installed in place, the sources are found by their own names only, and the tests are none of them.

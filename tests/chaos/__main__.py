@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.processes import ROOT
-from tests.chaos.schedule import KINDS, plan
+from tests.chaos.schedule import KINDS, Planned, plan
 
 _MEMORY_A_BROKER = 1 << 30
 _WRONG_USAGE = 2
@@ -28,6 +28,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="schedule of the faults; random if not given")
     parser.add_argument("--minutes", type=float, default=2.0, help="how long (2); each fault comes at least once")
     parser.add_argument("--faults", help="only these, separated by commas; all if not given")
+    parser.add_argument("--alone", action="store_true", help="one fault at a time, to measure what follows from each")
     parser.add_argument("--brokers", type=int, choices=(1, 3), help="3, or 1 on a small machine")
     parser.add_argument("--directory", type=Path, help="for the history and the logs; below build/chaos if not given")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1, 1_000_000)
     chosen = options.faults.split(",") if options.faults else list(KINDS)
     try:
-        planned = plan(seed, options.minutes, chosen)
+        planned = plan(seed, options.minutes, chosen, alone=options.alone)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return _WRONG_USAGE
@@ -53,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not home or shutil.which("java") is None:
         print("error: KAFKA_HOME (an unpacked Apache Kafka) and java are needed", file=sys.stderr)
         return _WRONG_USAGE
-    return _run(options, seed, chosen, Path(home))
+    return _run(options, seed, chosen, planned, Path(home))
 
 
-def _run(options: argparse.Namespace, seed: int, chosen: Sequence[str], home: Path) -> int:
+def _run(options: argparse.Namespace, seed: int, chosen: Sequence[str], planned: Sequence[Planned], home: Path) -> int:
     from tests.chaos.running import run
 
     folder = options.directory or ROOT / "build" / "chaos" / f"{seed}-{time.strftime('%Y%m%dT%H%M%S')}"
@@ -73,7 +74,7 @@ def _run(options: argparse.Namespace, seed: int, chosen: Sequence[str], home: Pa
         run(
             folder,
             home,
-            plan(seed, options.minutes, chosen),
+            planned,
             seed=seed,
             minutes=options.minutes,
             brokers=options.brokers or _brokers(),

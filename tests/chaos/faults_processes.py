@@ -31,6 +31,8 @@ _PUBLISHING = """
         AND client_port IS NOT NULL
 """
 _COMMANDS = ("api", "relay", "worker")
+_PATIENCE = 40.0
+"""Seconds to catch a relay at what it does for milliseconds."""
 _DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
@@ -50,34 +52,46 @@ async def _victim(load: Load, command: str, planned: Planned, fault: Fault) -> C
     return child
 
 
-async def _catch(load: Load, relay: Child) -> set[int]:
-    """Stop the relay while it holds lanes; the ports of the sessions that hold them, none if it could not be caught
-    (then PostgreSQL or Kafka is away). It is stopped in any case.
+async def _catch(load: Load, relay: Child, fault: Fault) -> set[int]:
+    """Stop the relay while it publishes; the ports of its sessions that hold lanes then, none if it was not caught:
+    PostgreSQL or Kafka was away all the time. It is stopped in any case.
     """
     assert relay.proxy is not None
-    sending = asyncio.create_task(burst(load, relay))
-    try:
-        async with asyncio.timeout(10), load.world.database() as database:
-            while True:
-                relay.signal(signal.SIGSTOP)
-                held: set[int] = set()
-                # Twice: what it had said before it was stopped may have been on its way.
-                for _ in range(2):
-                    await asyncio.sleep(0.01)
-                    held = {row[0] for row in await database.fetch(_PUBLISHING)} & relay.proxy.outgoing
-                if held:
-                    return held
-                relay.signal(signal.SIGCONT)
-                await asyncio.sleep(0.003)
-    except _DATABASE_ERRORS:
-        relay.signal(signal.SIGSTOP)
-        return set()
-    finally:
+    end = time.monotonic() + _PATIENCE
+    held: set[int] = set()
+    while not held and time.monotonic() < end:
+        relay.signal(signal.SIGCONT)
+        sending = asyncio.create_task(burst(load, relay))
+        with suppress(*_DATABASE_ERRORS):
+            async with asyncio.timeout(_PATIENCE / 4), load.world.database() as database:
+                held = await _stop_at_it(relay, relay.proxy.outgoing, database, sending)
         await asyncio.gather(sending, return_exceptions=True)
+    relay.signal(signal.SIGSTOP)
+    fault.details["slots_in_a_round"] = len(held)
+    fault.hits += bool(held)
+    fault.start = time.time()
+    return held
+
+
+async def _stop_at_it(
+    relay: Child, ports: set[int], database: asyncpg.Connection, sending: "asyncio.Task[None]"
+) -> set[int]:
+    while True:
+        last = sending.done()
+        relay.signal(signal.SIGSTOP)
+        held: set[int] = set()
+        # Twice: what it had said before it was stopped may have been on its way.
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            held = {row[0] for row in await database.fetch(_PUBLISHING)} & ports
+        if held or last:
+            return held
+        relay.signal(signal.SIGCONT)
+        await asyncio.sleep(0.003)
 
 
 async def _taken_over(load: Load, held: set[int], fault: Fault, limit: float) -> None:
-    """Measure how long the lanes stay with who cannot serve them any more."""
+    """Measure how long the lanes stay with who cannot serve them any more; not measured when PostgreSQL goes away."""
     with suppress(*_DATABASE_ERRORS):
         async with asyncio.timeout(limit), load.world.database() as database:
 
@@ -90,12 +104,9 @@ async def _taken_over(load: Load, held: set[int], fault: Fault, limit: float) ->
 
 async def kill_relay(load: Load, planned: Planned, fault: Fault) -> None:
     relay = await _victim(load, "relay", planned, fault)
-    held = await _catch(load, relay)
-    fault.details["slots_in_a_round"] = len(held)
-    fault.start = time.time()
+    held = await _catch(load, relay, fault)
     watching = asyncio.create_task(_taken_over(load, held, fault, 20)) if held else None
     await relay.kill()
-    fault.hits += 1
     await asyncio.sleep(planned.seconds)
     relay.start()
     if watching is not None:
@@ -104,14 +115,11 @@ async def kill_relay(load: Load, planned: Planned, fault: Fault) -> None:
 
 async def freeze_relay(load: Load, planned: Planned, fault: Fault) -> None:
     relay = await _victim(load, "relay", planned, fault)
-    held = await _catch(load, relay)
-    fault.details["slots_in_a_round"] = len(held)
-    fault.start = time.time()
+    held = await _catch(load, relay, fault)
     try:
         if held:
             await _taken_over(load, held, fault, planned.seconds)
         await asyncio.sleep(max(0.0, fault.start + planned.seconds - time.time()))
-        fault.hits += 1
     finally:
         relay.signal(signal.SIGCONT)
 

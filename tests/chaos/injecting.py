@@ -9,7 +9,7 @@ from datetime import timedelta
 from tests.chaos import faults_processes, faults_services
 from tests.chaos.history import Fault
 from tests.chaos.load_http import Load
-from tests.chaos.schedule import TRACKS, Planned
+from tests.chaos.schedule import Planned
 
 _WATCH = timedelta(seconds=0.5)
 _PAUSE = timedelta(seconds=1)
@@ -65,7 +65,7 @@ async def carry_out(load: Load, planned: Sequence[Planned], minutes: float, say:
                 late = max(late, now + _PAUSE.total_seconds() - following.at)
 
     async with asyncio.TaskGroup() as group:
-        for track in TRACKS:
+        for track in dict.fromkeys(each.track for each in planned):
             group.create_task(run(track))
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from tests.chaos.evidence import Evidence
-from tests.chaos.history import Try
+from tests.chaos.history import Fault, Try
+from tests.chaos.schedule import KINDS
 from tests.judge import _fingerprint, _header
 from tests.services.kafka import Record
 
@@ -99,6 +100,8 @@ def pairs(evidence: Evidence) -> Verdict:
         results = told[topics["results"], str(task.task_id)]
         wanted = (task.state == "done", results >= 1)
         verdict.check(wanted[0] == wanted[1], f"task {task.task_id} is {task.state} and has {results} results")
+        failed = told[topics["errors"], str(task.task_id)]
+        verdict.check(task.state != "failed" or failed >= 1, f"task {task.task_id} failed in silence")
     for topic, key in told:
         if topic == topics["results"]:
             verdict.check(int(key) in done, f"a result tells of task {key}, which is not done")
@@ -224,12 +227,30 @@ def repeats(evidence: Evidence, *, settling: float) -> Verdict:
     """`settling`: seconds for which a fault may still cause repeats after its end."""
     verdict = Verdict("I9", "each repeat is of a message that was owed during a fault")
     left = {move.message_id: move.at for move in evidence.moved if move.what == "receipt"}
+    causes = [fault for fault in evidence.faults if _meets_the_relay(fault)]
     copies = Counter(UUID(_header(record, "ce_id")) for record in _all_records(evidence))
     for message_id, count in copies.items():
         if count == 1:
             verdict.checked += 1
             continue
         began, ended = evidence.added_at.get(message_id, 0.0), left.get(message_id, float("inf"))
-        caused = any(began <= fault.end + settling and ended >= fault.start for fault in evidence.faults)
+        caused = any(began <= fault.end + settling and ended >= fault.start for fault in causes)
         verdict.check(caused, f"{message_id} is there {count} times, and no fault was near")
+    return verdict
+
+
+def _meets_the_relay(fault: Fault) -> bool:
+    """Others than relays, PostgreSQL and Kafka have no part in publishing."""
+    return fault.victim.startswith("relay-") or KINDS[fault.kind].track != "processes"
+
+
+def freed(evidence: Evidence, *, killed: float, frozen: float) -> Verdict:
+    """Within so many seconds."""
+    verdict = Verdict(
+        "I18", f"lanes of a killed relay are free within {killed:g} s, of a frozen one within {frozen:g} s"
+    )
+    for fault in evidence.faults:
+        took = fault.details.get("taken_over_after")
+        if isinstance(took, float):
+            verdict.check(took <= (killed if fault.kind == "kill-relay" else frozen), f"{fault.kind}: {took} s")
     return verdict

@@ -2,17 +2,21 @@
 (14), and what third parties were paid.
 """
 
+import json
+import re
 from collections import Counter, defaultdict
 from itertools import accumulate
 
 from app.kafka.input import Input, coordinates, fingerprint, identify
 from app.tasks.inputs import cache_key
+from app.tasks.outcomes import PROVIDERS
 from tests.chaos.evidence import Evidence, to_input
 from tests.chaos.judge import Verdict, by_operation
 from tests.judge import _header
 from tests.services.kafka import Record
 
 Place = tuple[str, int, int]
+_EMAIL = re.compile(rb"<ns2:Email>([^<]*)</ns2:Email>")
 
 
 def _inputs(evidence: Evidence) -> list[Input]:
@@ -65,7 +69,12 @@ def conserved(evidence: Evidence) -> Verdict:
 
 def once(evidence: Evidence) -> Verdict:
     verdict = Verdict("I11", "each input has its effect once, however often it came")
-    emails = Counter(email for _, email in evidence.users)
+    _judge_users(evidence, verdict)
+    _judge_tasks(evidence, verdict)
+    return verdict
+
+
+def _judge_users(evidence: Evidence, verdict: Verdict) -> None:
     replies: Counter[bytes] = Counter()
     for message in evidence.added:
         if message.topic == evidence.topics["replies"]:
@@ -79,8 +88,18 @@ def once(evidence: Evidence) -> Verdict:
     for name, copies in by_id.items():
         answered = sum(replies[f"{each.topic}:{each.partition}:{each.offset}".encode()] for each in copies)
         verdict.check(answered == 1, f"{name} came {len(copies)} times and was answered {answered} times")
-    for email, count in emails.items():
-        verdict.check(count == 1, f"a user was stored {count} times ({len(email)} characters)")
+    emails, wanted = Counter(email for _, email in evidence.users), _wanted_users(evidence)
+    for email in wanted | emails.keys():
+        # Not the email itself: a report is no place for it.
+        verdict.check(emails[email] == 1, f"a user that was requested is stored {emails[email]} times")
+        verdict.check(email in wanted, "a user is stored whom nobody requested")
+
+
+def _judge_tasks(evidence: Evidence, verdict: Verdict) -> None:
+    numbers = {task.task_id for task in evidence.tasks}
+    for each in _inputs(evidence):
+        if each.topic == evidence.topics["tasks"] and (task_id := _task(each)) is not None:
+            verdict.check(task_id in numbers, f"{_place(each)} is a task, and is not stored")
     results = [task.result_id for task in evidence.tasks if task.result_id is not None]
     verdict.check(len(results) == len(set(results)), "two tasks have one result")
     told = Counter(message.key for message in evidence.added if message.topic == evidence.topics["results"])
@@ -91,7 +110,23 @@ def once(evidence: Evidence) -> Verdict:
             most = 1 + taken[task.task_id]
             count = told[str(task.task_id).encode()]
             verdict.check(1 <= count <= most, f"task {task.task_id} was told {count} times, came {most} times")
-    return verdict
+
+
+def _wanted_users(evidence: Evidence) -> set[str]:
+    """The emails in requests that won their ids."""
+    found: set[str] = set()
+    for each in _inputs(evidence):
+        if each.topic == evidence.topics["users"]:
+            name = evidence.groups[each.topic], identify(each)
+            if evidence.inbox.get(name) == fingerprint(each):
+                found.update(email.decode() for email in _EMAIL.findall(each.value or b""))
+    return found
+
+
+def _task(each: Input) -> int | None:
+    """The number of what is a task by its form."""
+    content = json.loads(each.value or b"{}")
+    return int(content["task_id"]) if content.get("task_type") in PROVIDERS else None
 
 
 def _taken_again(evidence: Evidence) -> Counter[int]:

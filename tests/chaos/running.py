@@ -19,6 +19,7 @@ from tests.chaos.measures import measure
 from tests.chaos.report import Report
 from tests.chaos.schedule import Planned
 from tests.chaos.world import World, built
+from tests.relaying import HURRIED
 from tests.waiting import until
 
 Say = Callable[[str], None]
@@ -47,6 +48,7 @@ CHECKS: tuple[Check, ...] = (
     judge_inputs.reused,
     judge_inputs.dead_letters,
     judge_inputs.paid,
+    partial(judge.freed, killed=2.0, frozen=HURRIED["relay_idle_timeout"] + 2.0),
 )
 
 

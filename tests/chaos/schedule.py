@@ -63,20 +63,25 @@ _FIRST = 4.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 4.0
 
 
-def plan(seed: int, minutes: float, faults: Collection[str]) -> list[Planned]:
+def plan(seed: int, minutes: float, faults: Collection[str], *, alone: bool = False) -> list[Planned]:
     """The faults of a run, by time. In each round of a track each of its kinds comes once; the first round is whole.
+
+    `alone`: all are on one track, so that what follows from each can be told from the others.
 
     Raises ValueError for a fault that is not known.
     """
     if unknown := set(faults) - set(KINDS):
         raise ValueError(f"there is no fault {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
-    planned = [each for track in TRACKS for each in _track(track, seed, minutes * 60, faults)]
+    kinds = [kind for kind in KINDS.values() if kind.name in faults]
+    tracks = {track: [kind for kind in kinds if kind.track == track] for track in TRACKS}
+    if alone:
+        tracks = {"alone": kinds}
+    planned = [each for track, mine in tracks.items() for each in _track(track, mine, seed, minutes * 60)]
     return sorted(planned, key=lambda each: (each.at, each.track))
 
 
-def _track(track: str, seed: int, length: float, faults: Collection[str]) -> Sequence[Planned]:
+def _track(track: str, kinds: list[Kind], seed: int, length: float) -> Sequence[Planned]:
     chance = random.Random(f"{seed} {track}")
-    kinds = [kind for kind in KINDS.values() if kind.track == track and kind.name in faults]
     planned: list[Planned] = []
     at, rounds = _FIRST + chance.uniform(0, 2), 0
     while kinds:

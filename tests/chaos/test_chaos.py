@@ -38,6 +38,12 @@ def test_only_what_is_chosen_comes_and_the_unknown_is_refused() -> None:
         plan(1, 3, ["earthquake"])
 
 
+def test_one_fault_at_a_time() -> None:
+    planned = plan(5, 0.1, KINDS, alone=True)
+    assert {each.kind for each in planned} == set(KINDS)
+    assert all(a.at + a.seconds < b.at for a, b in pairwise(planned))
+
+
 def test_each_fault_can_be_done() -> None:
     assert set(INJECTORS) == set(KINDS)
 
@@ -153,6 +159,22 @@ def store_a_user_twice(evidence: Evidence) -> None:
     evidence.users.append((9, evidence.users[0][1]))
 
 
+def store_no_user(evidence: Evidence) -> None:
+    evidence.users.clear()
+
+
+def store_a_user_whom_nobody_requested(evidence: Evidence) -> None:
+    evidence.users.append((9, "nobody@example.com"))
+
+
+def forget_a_task(evidence: Evidence) -> None:
+    evidence.tasks = [task for task in evidence.tasks if task.task_id != 2]
+
+
+def fail_in_silence(evidence: Evidence) -> None:
+    evidence.tasks.append(Task(3, "phone", "8", None, "failed", None))
+
+
 def take_another_for_a_repeat(evidence: Evidence) -> None:
     evidence.records[DEAD].clear()
 
@@ -202,6 +224,10 @@ def finish_in_silence(evidence: Evidence) -> None:
         (leave_unread, "I10"),
         (answer_twice, "I11"),
         (store_a_user_twice, "I11"),
+        (store_no_user, "I11"),
+        (store_a_user_whom_nobody_requested, "I11"),
+        (forget_a_task, "I11"),
+        (fail_in_silence, "I2"),
         (take_another_for_a_repeat, "I13"),
         (spoil_a_dead_letter, "I14"),
         (commit_the_offset_first, "I12"),
@@ -218,8 +244,15 @@ def test_each_crime_is_found(crime: Callable[[Evidence], None], found: str) -> N
 def test_a_repeat_during_a_fault_is_no_crime() -> None:
     evidence = innocent()
     repeat_without_a_cause(evidence)
-    evidence.faults.append(Fault("kill-relay", 0, start=0, end=2))
+    evidence.faults.append(Fault("kill-relay", 0, start=0, end=2, victim="relay-1"))
     assert broken(evidence) == set()
+
+
+def test_a_fault_elsewhere_is_no_excuse_for_a_repeat() -> None:
+    evidence = innocent()
+    repeat_without_a_cause(evidence)
+    evidence.faults.append(Fault("kill-api", 0, start=0, end=2, victim="api-1"))
+    assert broken(evidence) == {"I9"}
 
 
 def test_what_leaves_while_parked_or_dead_has_a_trace() -> None:

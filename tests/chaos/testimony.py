@@ -108,11 +108,14 @@ def innocent() -> Evidence:
         users=[(1, "1@example.com")],
         inbox={},
         remembered_at={},
-        tasks=[Task(1, "phone", "89161234567", cache_key("phone", "89161234567"), "done", 1)],
+        tasks=[
+            Task(1, "phone", "89161234567", cache_key("phone", "89161234567"), "done", 1),
+            Task(2, "gpt", "why?", None, "held", None),
+        ],
         unknown=Counter(),
         open_attempts=0,
         samples=[],
-        committed={"users": {(USERS, 0): 3}, "tasks": {}},
+        committed={"users": {(USERS, 0): 3}, "tasks": {(TASKS, 0): 1}},
         billed={"dadata": ["89161234567"], "yandexgpt": []},
         groups={USERS: "users", TASKS: "tasks"},
         dead_letter_topics={USERS: DEAD, TASKS: TASKS_DEAD},
@@ -139,12 +142,16 @@ def innocent() -> Evidence:
 
 def _requests(evidence: Evidence) -> None:
     names: Headers = [("ce_id", b"user-1"), ("ce_source", b"/chaos")]
-    values = (b"first", b"first", b"other words")
+    first_words = b"<Request><ns2:Email>1@example.com</ns2:Email></Request>"
+    values = (first_words, first_words, b"other words")
     evidence.records[USERS] = [
         record(USERS, offset, b"client", value, headers=names) for offset, value in enumerate(values)
     ]
     first, _, other = (to_input(each) for each in evidence.records[USERS])
+    evidence.records[TASKS] = [record(TASKS, 0, b"2", b'{"task_id": 2, "task_type": "gpt", "data": "why?"}')]
+    task = to_input(evidence.records[TASKS][0])
     evidence.inbox = {
+        ("tasks", identify(task)): fingerprint(task),
         ("users", identify(first)): fingerprint(first),
         ("users", f"reused:{coordinates(other)}"): fingerprint(other),
     }
