@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from app import cli
 from app.kafka.input import fingerprint, identify
 from tests.chaos import judge, judge_inputs
 from tests.chaos.evidence import Evidence, Moved, Sample, Task, to_input
@@ -16,6 +18,7 @@ from tests.chaos.judge import Verdict
 from tests.chaos.running import CHECKS
 from tests.chaos.schedule import KINDS, TRACKS, plan
 from tests.chaos.testimony import APPLICATIONS, DEAD, ORDERS, REPLIES, USERS, innocent, published, record, remembered
+from tests.command import outbox
 
 
 def test_the_same_seed_gives_the_same_schedule() -> None:
@@ -46,6 +49,16 @@ def test_one_fault_at_a_time() -> None:
 
 def test_each_fault_can_be_done() -> None:
     assert set(INJECTORS) == set(KINDS)
+
+
+def test_the_command_plans_and_without_the_sources_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    planned = outbox("chaos", "--plan", "--seed", 3, "--faults", "kill-api")
+    assert (planned.exit_code, planned.stderr) == (0, "seed 3\n")
+    assert {line.split()[2] for line in planned.stdout.splitlines()} == {"kill-api"}
+    monkeypatch.setattr(cli.chaos, "_SOURCES", tmp_path)
+    refused = outbox("chaos", "--plan")
+    assert refused.exit_code == 1
+    assert refused.stderr == "error: chaos is part of the sources: run it in a checkout, with `make chaos`\n"
 
 
 def broken(evidence: Evidence) -> set[str]:
