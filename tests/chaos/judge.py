@@ -74,12 +74,18 @@ def acknowledged(evidence: Evidence) -> Verdict:
         for each in tries:
             if each.outcome == "ok":
                 missing = set((each.id or "").split()) - known
-                verdict.check(not missing, f"{op_id} was committed, its messages {missing} are not there")
+                verdict.check(not missing, f"{op_id} was committed and is stored 0 times: {missing}")
     tasks = {task.task_id for task in evidence.tasks}
     for op_id, tries in by_operation(evidence, "task").items():
         if any(each.outcome == "ok" and each.http for each in tries):
-            verdict.check(int(op_id.partition("-")[2]) in tasks, f"{op_id} was acknowledged and is not there")
+            there = int(op_id.partition("-")[2]) in tasks
+            verdict.check(there, f"{op_id} was acknowledged and is stored 0 times")
     return verdict
+
+
+def lost(evidence: Evidence) -> int:
+    """How many acknowledged writes are not there at all."""
+    return sum("is stored 0 times" in violation for violation in acknowledged(evidence).violations)
 
 
 def pairs(evidence: Evidence) -> Verdict:

@@ -55,12 +55,13 @@ def _details(evidence: Evidence, kind: str, name: str) -> list[float]:
 
 
 def _of_faults(
-    what: str, evidence: Evidence, kind: str, value: Callable[[Fault], float], unit: str = "s"
+    what: str, evidence: Evidence, kind: str, value: Callable[[Fault], float | None], unit: str = "s"
 ) -> Measured | None:
     """Of the faults that had no other one near, if there are any, else of all of this kind."""
     faults = [fault for fault in evidence.faults if fault.kind == kind and fault.hits]
     alone = [fault for fault in faults if _alone(fault, evidence.faults)]
-    return _row(what, [value(fault) for fault in alone or faults], unit, alone=bool(alone))
+    values = [found for fault in alone or faults if (found := value(fault)) is not None]
+    return _row(what, values, unit, alone=bool(alone))
 
 
 def _alone(fault: Fault, faults: Sequence[Fault]) -> bool:
@@ -73,7 +74,7 @@ def _settled_at(evidence: Evidence) -> dict[UUID, float]:
     return {move.message_id: move.at for move in evidence.moved if move.what == "receipt"}
 
 
-def _repeats(evidence: Evidence) -> Callable[[Fault], float]:
+def _repeats(evidence: Evidence) -> Callable[[Fault], float | None]:
     """Copies more than one of what was owed when the fault began."""
     copies = Counter(
         UUID(_header(record, "ce_id"))
@@ -93,16 +94,17 @@ def _repeats(evidence: Evidence) -> Callable[[Fault], float]:
     return repeats
 
 
-def _answered(answers: Sequence[Try]) -> Callable[[Fault], float]:
+def _answered(answers: Sequence[Try]) -> Callable[[Fault], float | None]:
     """From the end of the fault to the first acknowledgement of a request sent after it."""
 
-    def after(fault: Fault) -> float:
-        return min((each.t_return for each in answers if each.t_invoke >= fault.end), default=fault.end) - fault.end
+    def after(fault: Fault) -> float | None:
+        first = min((each.t_return for each in answers if each.t_invoke >= fault.end), default=None)
+        return None if first is None else first - fault.end
 
     return after
 
 
-def _delivered(evidence: Evidence) -> Callable[[Fault], float]:
+def _delivered(evidence: Evidence) -> Callable[[Fault], float | None]:
     """From the end of the fault until the last message that was owed then was delivered."""
     settled = _settled_at(evidence)
 

@@ -13,7 +13,7 @@ import httpx2
 from tests.chaos import injecting, judge, judge_inputs, load_http, load_kafka, load_sql, load_tasks, quiet
 from tests.chaos.evidence import Evidence, Sample, gather, sample
 from tests.chaos.history import History
-from tests.chaos.judge import Check, Verdict
+from tests.chaos.judge import Check
 from tests.chaos.load_http import Load
 from tests.chaos.measures import measure
 from tests.chaos.report import Report
@@ -92,7 +92,7 @@ async def run(
         report = Report(seed, minutes, brokers, list(chosen), _ends(history), history.faults, history.ended_alone)
         report.verdicts = [*(check(evidence) for check in CHECKS), *verdicts]
         report.measured = measure(evidence)
-        report.numbers = _numbers(evidence, report.verdicts, took)
+        report.numbers = _numbers(evidence, took)
     return report
 
 
@@ -137,14 +137,14 @@ def _ends(history: History) -> dict[str, Counter[str]]:
     return dict(found)
 
 
-def _numbers(evidence: Evidence, verdicts: Sequence[Verdict], took: float) -> dict[str, object]:
+def _numbers(evidence: Evidence, took: float) -> dict[str, object]:
     messages = len(evidence.added)
     records = sum(len(found) for topic, found in evidence.records.items() if topic not in evidence.groups)
-    lost = next(verdict for verdict in verdicts if verdict.name == "I1").violations
     return {
+        "tasks": dict(Counter(task.state for task in evidence.tasks)),
         "messages added": messages,
         "records published": records,
         "repeats": records - messages,
-        "acknowledged writes lost": len(lost),
+        "acknowledged writes lost": judge.lost(evidence),
         "quiet after healing, seconds": round(took, 1),
     }
