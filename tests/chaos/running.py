@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.chaos import injecting, judge, judge_inputs, load_http, load_kafka, load_sql, load_tasks, quiet
+from tests.chaos import auditing, injecting, judge, judge_inputs, load_http, load_kafka, load_sql, load_tasks, quiet
 from tests.chaos.evidence import Evidence, Sample, gather, sample
 from tests.chaos.history import History
 from tests.chaos.judge import Check
@@ -88,6 +88,7 @@ async def run(
             await asyncio.gather(*watching, return_exceptions=True)
             verdicts.append(await quiet.stopped(world))
             say("judging")
+            verdicts += await auditing.audited(world)
             evidence = await gather(world, history.tries, history.faults, samples)
         report = Report(seed, minutes, brokers, list(chosen), _ends(history), history.faults, history.ended_alone)
         report.verdicts = [*(check(evidence) for check in CHECKS), *verdicts]
