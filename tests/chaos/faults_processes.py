@@ -30,15 +30,14 @@ _PUBLISHING = """
     WHERE application_name = 'outbox-relay' AND state = 'idle in transaction' AND query LIKE '%WITH claimed%'
         AND client_port IS NOT NULL
 """
-_COMMANDS = ("api", "relay", "worker")
 _PATIENCE = 40.0
 """Seconds to catch a relay at what it does for milliseconds."""
 _DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
-async def _victim(load: Load, command: str, planned: Planned, fault: Fault) -> Child:
-    """The chosen process, once it lives: what is broken already cannot be broken."""
-    children = load.world.of(command)
+async def _victim(load: Load, command: str | None, planned: Planned, fault: Fault) -> Child:
+    """The chosen process, of any kind or of this one, once it lives: what is broken already cannot be broken."""
+    children = load.world.of(command) if command else list(load.world.children.values())
     child = children[int(planned.choice * len(children))]
     fault.victim = child.name
     async with httpx2.AsyncClient() as client:
@@ -161,7 +160,7 @@ async def freeze_worker(load: Load, planned: Planned, fault: Fault) -> None:
 
 
 async def stop(load: Load, planned: Planned, fault: Fault) -> None:
-    child = await _victim(load, _COMMANDS[int(planned.choice * 6) // 2], planned, fault)
+    child = await _victim(load, None, planned, fault)
     fault.start = time.time()
     fault.details["ended_in_time"] = await child.stop()
     fault.hits += 1
@@ -171,7 +170,7 @@ async def stop(load: Load, planned: Planned, fault: Fault) -> None:
 
 async def clock(load: Load, planned: Planned, fault: Fault) -> None:
     """With libfaketime an hour ahead or behind; without it only in another time zone."""
-    child = await _victim(load, _COMMANDS[int(planned.choice * 6) // 2], planned, fault)
+    child = await _victim(load, None, planned, fault)
     fault.start = time.time()
     ahead = planned.choice * 1000 % 1 < 0.5
     if _FAKETIME:
@@ -188,12 +187,21 @@ async def rebalance(load: Load, planned: Planned, fault: Fault) -> None:
     """A process of its own whose workers come and go; how often they were given partitions is what it hit."""
     third = Child("third-worker", "", load.world.environment, load.world.folder)
     third.arguments = (sys.executable, "-m", "tests.chaos.flapping")
-    before = third.log.read_text(encoding="utf-8").count("consumer.assigned") if third.log.exists() else 0
+
+    def joined() -> int:
+        return third.log.read_text(encoding="utf-8").count("consumer.assigned") if third.log.exists() else 0
+
+    async def has_joined() -> bool:
+        return joined() > before + 1
+
+    before = joined()
     fault.victim = third.name
     third.start()
     try:
-        await asyncio.sleep(planned.seconds + 3)  # it needs a while to start
+        with suppress(AssertionError):  # without brokers nobody joins anything
+            await until(has_joined, timedelta(seconds=_PATIENCE))
+        await asyncio.sleep(planned.seconds)
     finally:
         await third.stop()
         await third.kill()
-    fault.hits = third.log.read_text(encoding="utf-8").count("consumer.assigned") - before
+    fault.hits = joined() - before
