@@ -18,14 +18,15 @@ from tests.chaos.load_http import Load
 from tests.chaos.measures import measure
 from tests.chaos.report import Report
 from tests.chaos.schedule import Planned
-from tests.chaos.world import World, built
-from tests.relaying import HURRIED
+from tests.chaos.world import SETTINGS, World, built
 from tests.waiting import until
 
 Say = Callable[[str], None]
 
 HEAL = timedelta(seconds=60)
 """So long after the last fault everything must be as if nothing had been."""
+FROZEN = float(str(SETTINGS["relay_idle_timeout"])) + 2
+"""Seconds after which PostgreSQL has taken its lanes from a frozen relay."""
 _SENDERS: tuple[tuple[Callable[[Load, int], Coroutine[None, None, None]], int], ...] = (
     (load_http.applications, 4),
     (load_kafka.users, 3),
@@ -48,7 +49,7 @@ CHECKS: tuple[Check, ...] = (
     judge_inputs.reused,
     judge_inputs.dead_letters,
     judge_inputs.paid,
-    partial(judge.freed, killed=2.0, frozen=HURRIED["relay_idle_timeout"] + 2.0),
+    partial(judge.freed, killed=2.0, frozen=FROZEN),
 )
 
 

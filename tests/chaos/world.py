@@ -22,7 +22,6 @@ from app.kafka import topics
 from app.settings import Settings, load
 from tests.chaos import trail
 from tests.chaos.processes import Child
-from tests.relaying import HURRIED
 from tests.services.brokers import OwnKafka
 from tests.services.native_kafka import NativeKafka
 from tests.services.ports import free_port
@@ -36,7 +35,12 @@ PARTITIONS = 6
 _DISK = "768m"
 
 # As in production, only sooner: what waits for a deadline is done while somebody watches.
-SETTINGS: dict[str, object] = HURRIED | {
+SETTINGS: dict[str, object] = {
+    "publish_deadline": 5,
+    "kafka_request_timeout": 2,
+    "relay_idle_timeout": 12,
+    "relay_probe_min": 0.1,
+    "relay_probe_max": 1,
     "relay_transaction_limit": 20,
     "relay_stalled_after": 20,
     "relay_watch_interval": 1,
