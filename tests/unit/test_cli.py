@@ -60,6 +60,7 @@ def test_what_there_is() -> None:
         "dead-letters discard",
         "settings markdown",
         "settings env",
+        "chaos",
     }
 
 
