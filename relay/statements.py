@@ -153,10 +153,10 @@ DELIVERED = """
             AS c (lane, id, partition, "offset", fingerprint)
     ), gone AS (
         DELETE FROM outbox_messages AS m USING confirmed AS c WHERE m.lane = c.lane AND m.id = c.id
-        RETURNING m.message_id, m.topic, c.partition, c."offset", m.created_at, c.fingerprint
+        RETURNING m.message_id, m.topic, c.partition, c."offset", m.created_at, c.fingerprint, m.id
     )
-    INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint)
-    SELECT message_id, topic, partition, "offset", created_at, clock_timestamp(), fingerprint FROM gone
+    INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint, id)
+    SELECT message_id, topic, partition, "offset", created_at, clock_timestamp(), fingerprint, id FROM gone
 """
 DELIVERED_NO_RECEIPT = """
     DELETE FROM outbox_messages AS m USING unnest($1::smallint[], $2::bigint[]) AS c (lane, id)

@@ -26,6 +26,7 @@ from app.cli import (
     topics,
     up,
     users,
+    verify,
 )
 from app.errors import ConfigurationError, OutboxError
 
@@ -70,6 +71,7 @@ for part in (
     tasks,
     status,
     dead_letters,
+    verify,
     settings,
 ):
     app.add_typer(part.app)
