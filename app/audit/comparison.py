@@ -2,24 +2,23 @@
 
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from app.audit.findings import Findings
+from app.audit.findings import Findings, Where
 from app.audit.known import Known
 from app.audit.order import KeyOrder
 from app.audit.receipts import Receipt
 from app.audit.report import Kind
 from app.audit.scratch import Scratch, Unknown
-from app.kafka.log import Chunk
+from app.kafka.skim import Skimmed
 from app.outbox.fingerprint import content_hash, key_hash
 
 Find: TypeAlias = Callable[[Collection[str]], Awaitable[dict[str, Known]]]
 
 _UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_CLOCKS = timedelta(minutes=1)
+_CLOCKS_MS = 60_000
 """So much may the clocks of relays and database differ."""
 
 
@@ -35,12 +34,11 @@ class Tally:
     order_unknown: int = 0
 
 
-def message_id_of(headers: Sequence[tuple[str, bytes | None]]) -> bytes | None:
-    """The message id of a record that has our headers; None for somebody else's."""
-    found = dict(headers)
-    message_id = found.get("ce_id")
-    ours = "ce_specversion" in found and message_id is not None and _UUID.fullmatch(message_id)
-    return message_id if ours else None
+class _Stray(NamedTuple):
+    message_id: bytes
+    offset: int
+    timestamp: int
+    content: int
 
 
 class Comparison:
@@ -69,83 +67,88 @@ class Comparison:
         self._find = find
         self._compacted = compacted
         self._whole = whole
-        self._begins_at: datetime | None = None
+        self._begins_at: int | None = None
         self._order = KeyOrder(scratch)
+        self._suspects: list[tuple[int, bytes]] = []
+        """Offsets and message ids of records that are not above the last id of their key."""
 
-    async def compare(self, chunk: Chunk, receipts: Sequence[Receipt]) -> None:
+    async def compare(self, chunk: Skimmed, receipts: Sequence[Receipt]) -> None:
         """Compare the next chunk with the receipts of the same offsets."""
-        records, tally = chunk.records, self._tally
-        tally.records += len(records)
+        offsets, tally = chunk.offsets, self._tally
+        tally.records += len(offsets)
         by_offset = {receipt[1]: receipt for receipt in receipts}
         shared = self._shared(receipts) if len(by_offset) < len(receipts) else frozenset[int]()
-        offsets = [record.offset for record in records]
         matched = list(map(by_offset.get, offsets))
-        strays = (
-            [each for each, receipt in zip(records, matched, strict=True) if receipt is None] if None in matched else []
-        )
-        if len(records) - len(strays) < len(by_offset):
+        alone = [index for index, receipt in enumerate(matched) if receipt is None] if None in matched else []
+        if len(offsets) - len(alone) < len(by_offset):
             self._missing([by_offset[offset] for offset in by_offset.keys() - set(offsets)], gone=chunk.gone)
-        if records and self._begins_at is None:
-            self._begins_at = datetime.fromtimestamp(records[0].timestamp / 1000).astimezone()
-        ids = {record.offset: message_id_of(record.headers) for record in strays}
-        tally.foreign += sum(name is None for name in ids.values())
-        names = {name.decode() for name in ids.values() if name is not None}
-        known = await self._find(names) if names else {}
+        if offsets and self._begins_at is None:
+            self._begins_at = chunk.timestamps[0]
+        hashes = list(map(key_hash, chunk.keys))
+        strays = self._strays(chunk, hashes, alone)
+        known = await self._find({stray.message_id.decode() for stray in strays.values()}) if strays else {}
         if self._order.stored:
-            self._order.load(key_hash(record.key) for record in records)
-        suspects = self._walk(records, matched, ids, known, shared)
-        if suspects:
-            await self._judge_order(suspects, known)
+            self._order.load(hashes)
+        self._walk(chunk, hashes, matched, {index: self._stray(each, known) for index, each in strays.items()}, shared)
+        if self._suspects:
+            await self._judge_order(known)
         self._order.make_room()
 
     def _walk(
         self,
-        records: Sequence[Any],
+        chunk: Skimmed,
+        hashes: Sequence[int],
         matched: Sequence[Receipt | None],
-        ids: dict[int, bytes | None],
-        known: dict[str, Known],
+        strays: Mapping[int, int],
         shared: Collection[int],
-    ) -> list[tuple[int, bytes]]:
-        """Look at each record; those, by offset and message id, that are not above the last id of their key."""
-        last, suspects = self._order.last, []
-        get = last.get
-        for record, receipt in zip(records, matched, strict=True):
-            key = record.key
-            hashed = key_hash(key)
-            content = content_hash(hashed, record.value)
+    ) -> None:
+        """Look at each record. Some 4,000 at a time, so what is done for each is done without calls."""
+        last = self._order.last
+        get, suspect, contents = last.get, self._suspects.append, map(content_hash, hashes, chunk.values)
+        rows = zip(chunk.keys, hashes, contents, chunk.message_ids, matched, strict=True)
+        for index, (key, hashed, content, message_id, receipt) in enumerate(rows):
             if receipt is None:
-                message_id = ids[record.offset]
-                number = -1 if message_id is None else self._stray(record, message_id, content, known)
-                if message_id is None or number < 0:
-                    continue
+                number = strays.get(index, -1)
             else:
-                _, offset, message_id, fingerprint, number = receipt
-                headers = record.headers
-                # Where the relay puts it; one who forges may put it anywhere.
-                if len(headers) < 2 or headers[1] != ("ce_id", message_id):  # noqa: PLR2004
-                    if message_id_of(headers) != message_id:
-                        if offset not in shared:
-                            self._add(Kind.FALSE_RECEIPT, message_id, offset, "the record there is another message's")
-                        continue
-                if content != fingerprint:
-                    self._add(Kind.ALTERED, message_id, offset)
+                number = receipt[4]
+                if message_id != receipt[2]:
+                    self._not_this_one(receipt, shared)
+                    continue
+                if content != receipt[3]:
+                    self._add(Kind.ALTERED, receipt[2], receipt[1])
                 if number < 0:
                     self._tally.order_unknown += 1
-                    continue
-            if key is None:
+            if number < 0 or key is None or message_id is None:
                 continue
             if number > get(hashed, -1):
                 last[hashed] = number
             else:
-                suspects.append((record.offset, message_id))
-        return suspects
+                suspect((chunk.offsets[index], message_id))
 
-    def _stray(self, record: Any, message_id: bytes, content: int, known: dict[str, Known]) -> int:
-        """A record that had no receipt when they were read: settled since, a repeat, or invented; the message's id."""
-        offset, partition = record.offset, self._partition
+    def _not_this_one(self, receipt: Receipt, shared: Collection[int]) -> None:
+        _, offset, message_id, *_ = receipt
+        if offset not in shared:
+            self._add(Kind.FALSE_RECEIPT, message_id, offset, "the record there is another message's")
+
+    def _strays(self, chunk: Skimmed, hashes: Sequence[int], alone: Sequence[int]) -> dict[int, _Stray]:
+        """Records that have no receipt at their places, but our headers, by their indices."""
+        strays = {}
+        for index in alone:
+            message_id = chunk.message_ids[index]
+            if message_id is None or not _UUID.fullmatch(message_id):
+                self._tally.foreign += 1
+                continue
+            content = content_hash(hashes[index], chunk.values[index])
+            strays[index] = _Stray(message_id, chunk.offsets[index], chunk.timestamps[index], content)
+        return strays
+
+    def _stray(self, stray: _Stray, known: Mapping[str, Known]) -> int:
+        """It was settled since, or is a repeat, or was altered or invented; the id of its message, or -1."""
+        message_id, offset, timestamp, content = stray
+        partition = self._partition
         message = known.get(message_id.decode())
         if message is None:
-            self._scratch.keep(Unknown(message_id.decode(), partition, offset, record.timestamp))
+            self._scratch.keep(Unknown(message_id.decode(), partition, offset, timestamp))
             return -1
         if message.topic != self._topic:
             self._add(Kind.INVENTED, message_id, offset, f"the message was for {message.topic}")
@@ -176,9 +179,10 @@ class Comparison:
         for _, offset, message_id, *_ in sorted(receipts):
             self._add(Kind.LOST, message_id, offset)
 
-    async def _judge_order(self, suspects: Sequence[tuple[int, bytes]], known: dict[str, Known]) -> None:
-        """Each is a repeat, or was decided on by people, or cannot be told, or is out of order."""
-        known = known | await self._find({message_id.decode() for _, message_id in suspects} - known.keys())
+    async def _judge_order(self, known: Mapping[str, Known]) -> None:
+        """Each suspect is a repeat, or was decided on by people, or cannot be told, or is out of order."""
+        suspects, self._suspects = self._suspects, []
+        known = {**known, **await self._find({message_id.decode() for _, message_id in suspects} - known.keys())}
         for offset, message_id in suspects:
             message = known.get(message_id.decode())
             if message is None or message.decided:
@@ -190,10 +194,12 @@ class Comparison:
             if receipted or (first is not None and first < offset):
                 continue
             # An earlier record of it may lie before what is read, unless the message is younger than that.
-            if self._whole or (self._begins_at is not None and message.created_at > self._begins_at + _CLOCKS):
+            if self._whole or (
+                self._begins_at is not None and message.created_at.timestamp() * 1000 > self._begins_at + _CLOCKS_MS
+            ):
                 self._add(Kind.OUT_OF_ORDER, message_id, offset)
             else:
                 self._tally.order_unknown += 1
 
     def _add(self, kind: Kind, message_id: bytes, offset: int, detail: str = "") -> None:
-        self._findings.add(kind, message_id, self._topic, self._partition, offset, detail)
+        self._findings.add(kind, message_id, Where(self._topic, self._partition, offset), detail)

@@ -1,8 +1,17 @@
 """What has been found so far: how many of each kind, and the first few."""
 
 from collections import Counter, defaultdict
+from typing import NamedTuple
 
 from app.audit.report import Example, Finding, Kind
+
+
+class Where(NamedTuple):
+    """A place in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
 
 
 class Findings:
@@ -13,13 +22,11 @@ class Findings:
         self._counts: Counter[Kind] = Counter()
         self._kept: defaultdict[Kind, list[Example]] = defaultdict(list)
 
-    def add(
-        self, kind: Kind, message_id: bytes | str | None, topic: str, partition: int, offset: int, detail: str = ""
-    ) -> None:
+    def add(self, kind: Kind, message_id: bytes | str | None, where: Where, detail: str = "") -> None:
         """One more."""
         if len(self._kept[kind]) < self.examples:
             name = message_id.decode("ascii") if isinstance(message_id, bytes) else message_id
-            self._kept[kind].append(Example(name, topic, partition, offset, detail))
+            self._kept[kind].append(Example(name, *where, detail))
         self._counts[kind] += 1
 
     def add_all(self, kind: Kind, count: int, some: list[Example]) -> None:

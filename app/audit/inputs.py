@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from app.audit.findings import Where
 from app.audit.report import IntakeCounts, Kind
 from app.audit.scope import Intake
 from app.audit.work import Work
@@ -41,14 +42,14 @@ async def audit_intake(work: Work, intake: Intake) -> IntakeCounts:
         log = await work.log.bounds(intake.topic, partition)
         if offset > log.end:
             detail = "the consumer has committed an offset behind the end of the log"
-            work.findings.add(Kind.GAP, None, intake.topic, partition, offset, detail)
+            work.findings.add(Kind.GAP, None, Where(intake.topic, partition, offset), detail)
         bounds = await work.bounds(intake.topic, partition, log._replace(end=max(log.first, min(offset, log.end))))
         async for chunk in work.log.read(intake.topic, partition, *bounds):
             inputs = [_input(intake.topic, partition, record) for record in chunk.records if record.timestamp >= oldest]
             too_old += len(chunk.records) - len(inputs)
             checked += len(inputs)
             for index in await _unknown(work.current, intake, inputs):
-                work.findings.add(Kind.GAP, None, intake.topic, partition, inputs[index].offset)
+                work.findings.add(Kind.GAP, None, Where(intake.topic, partition, inputs[index].offset))
             work.advance(intake.topic, chunk.end - chunk.first)
     await _dead_letters(work, intake)
     return IntakeCounts(consumer=intake.consumer, topic=intake.topic, checked=checked, too_old=too_old)
@@ -90,12 +91,13 @@ async def _dead_letters(work: Work, intake: Intake) -> None:
 async def _dead_letter(
     work: Work, intake: Intake, partition: int, record: Any, headers: Mapping[str, bytes | None]
 ) -> None:
+    place = Where(intake.dead_letters, partition, record.offset)
     try:
         source = int(headers[f"{PREFIX}partition"] or b""), int(headers[f"{PREFIX}offset"] or b"")
         timestamp = int(headers[f"{PREFIX}timestamp"] or b"")
     except (KeyError, ValueError):
         detail = "it does not say where the input was"
-        work.findings.add(Kind.UNFAITHFUL_DEAD_LETTER, None, intake.dead_letters, partition, record.offset, detail)
+        work.findings.add(Kind.UNFAITHFUL_DEAD_LETTER, None, place, detail)
         return
     original = await work.log.record(intake.topic, *source)
     # Made anew, a topic has other records at the same offsets.
@@ -103,7 +105,7 @@ async def _dead_letter(
         return
     if not _is_faithful(record, original, headers):
         detail = f"the input is at {intake.topic} {source[0]}:{source[1]}"
-        work.findings.add(Kind.UNFAITHFUL_DEAD_LETTER, None, intake.dead_letters, partition, record.offset, detail)
+        work.findings.add(Kind.UNFAITHFUL_DEAD_LETTER, None, place, detail)
 
 
 def _is_faithful(record: Any, original: Any, headers: Mapping[str, bytes | None]) -> bool:

@@ -64,7 +64,8 @@ _STANDING = """
         (SELECT count(*) FROM outbox_dead_letters WHERE state = 'dead')
 """
 _DEAD = """
-    SELECT message_id::text, topic, reason FROM outbox_dead_letters WHERE state = 'dead' ORDER BY refused_at DESC LIMIT $1
+    SELECT message_id::text, topic, reason FROM outbox_dead_letters WHERE state = 'dead'
+    ORDER BY refused_at DESC LIMIT $1
 """
 
 _NOW = "SELECT clock_timestamp()"

@@ -7,6 +7,7 @@ from functools import partial
 
 from app.audit import known
 from app.audit.comparison import Comparison, Tally
+from app.audit.findings import Where
 from app.audit.receipts import WHOLE, Receipts, receipts
 from app.audit.report import Kind, TopicCounts
 from app.audit.scratch import Scratch
@@ -47,7 +48,7 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
                         whole=chosen[number].first == 0,
                     )
                     tally.no_longer_there += await stream.skip(number, chosen[number].first)
-                    await _compare(work, comparison, stream, topic, number, chosen[number])
+                    await _compare(work, comparison, stream, topic=topic, partition=number, bounds=chosen[number])
                     await _behind_the_end(work, stream, topic, number, wanted[number].end)
                 tally.receipts = stream.taken
         await _look_again(work, topic, scratch, tally)
@@ -69,10 +70,10 @@ def _receipted(work: Work, log: Bounds, chosen: Bounds) -> Bounds:
 
 
 async def _compare(
-    work: Work, comparison: Comparison, stream: Receipts, topic: str, partition: int, bounds: Bounds
+    work: Work, comparison: Comparison, stream: Receipts, *, topic: str, partition: int, bounds: Bounds
 ) -> None:
-    async for chunk in work.log.read(topic, partition, *bounds):
-        if chunk.records:
+    async for chunk in work.log.skim(topic, partition, *bounds):
+        if chunk.offsets:
             await comparison.compare(chunk, await stream.until(partition, chunk.end))
         else:
             # Any number of offsets, so any number of receipts.
@@ -86,7 +87,7 @@ async def _behind_the_end(work: Work, stream: Receipts, topic: str, partition: i
     """Receipts that name places which the log has not reached, or not any more."""
     while rows := await stream.until(partition, end, most=_AT_ONCE):
         for _, offset, message_id, *_ in rows:
-            work.findings.add(Kind.LOST, message_id, topic, partition, offset, "the log ends before")
+            work.findings.add(Kind.LOST, message_id, Where(topic, partition, offset), "the log ends before")
 
 
 async def _look_again(work: Work, topic: str, scratch: Scratch, tally: Tally) -> None:
@@ -99,4 +100,4 @@ async def _look_again(work: Work, topic: str, scratch: Scratch, tally: Tally) ->
         found = await known.find(work.current, {each.message_id for each in unknown})
         for message_id, partition, offset, _ in unknown:
             if message_id not in found:
-                work.findings.add(Kind.INVENTED, message_id, topic, partition, offset)
+                work.findings.add(Kind.INVENTED, message_id, Where(topic, partition, offset))

@@ -22,6 +22,7 @@ _FORMATS = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S", "%Y
 
 @app.command(epilog="Example: outbox verify --topic applications.events --since 2026-01-31T08:00:00 --strict")
 def verify(
+    *,
     topics: Annotated[
         list[str] | None, typer.Option("--topic", help="Only this topic; may be given again. Else all that are known.")
     ] = None,

@@ -1,30 +1,30 @@
 """Reading partitions as they lie in the log: raw batches, without a group. For whoever checks, not for consumers.
 
-The client library's consumer spends half of its time on making an object with thirteen fields of each record; here
-records stay as its parser hands them over. It asks only for what is there: naming a topic in a request for metadata
-could make it.
+It asks only for what is there: naming a topic in a request for metadata could make it.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import CorruptRecordException, KafkaError, LeaderNotAvailableError, OffsetOutOfRangeError, for_code
+from aiokafka.errors import KafkaError, LeaderNotAvailableError, OffsetOutOfRangeError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
-from aiokafka.record.memory_records import MemoryRecords
 
 from app import lifecycle
 from app.broker import connection_options
 from app.errors import BrokerUnavailable, OutboxError
+from app.kafka.skim import Skimmed, Unpacked, skim, slices, unpack
 from app.settings import KafkaSettings
+
+_T = TypeVar("_T")
 
 _START = timedelta(seconds=15)
 _PATIENCE = timedelta(seconds=30)
@@ -51,14 +51,13 @@ class Bounds(NamedTuple):
 class Chunk:
     """All records with offsets from `first` up to `end`, by offset; there are none but these.
 
-    `gone`: the log no longer begins before `end`. Records are as the client's parser has them: `offset`, `timestamp`
-    (milliseconds), `key`, `value`, `headers`.
+    Records are as the client library's parser has them: `offset`, `timestamp` (milliseconds), `key`, `value`,
+    `headers`.
     """
 
     records: Sequence[Any]
     first: int
     end: int
-    gone: bool = False
 
 
 class Log:
@@ -100,34 +99,65 @@ class Log:
         wanted = moment.timestamp() * 1000
         while low < high:
             middle = (low + high) // 2
-            batches, _ = await self._fetch(topic, partition, middle, size=1)
-            if not batches or batches[0].max_timestamp >= wanted:
-                high = middle
-            else:
+            batches, following = await self._whole(topic, partition, middle, size=1)
+            if batches and batches[0].max_timestamp < wanted:
                 low = max(batches[0].next_offset, middle + 1)
+            elif batches or following >= high:
+                high = middle
+            else:  # nothing but markers, and what they abort
+                low = following
         return low
 
     async def read(self, topic: str, partition: int, first: int, end: int) -> AsyncIterator[Chunk]:
-        """The records from `first` up to `end`, which is at most the log's end. The next fetch runs ahead."""
+        """The records from `first` up to `end`, which is at most the log's end."""
+        async for batches, start, stop, _ in self._walk(topic, partition, first, end, self._whole):
+            for chunk in _chunks(batches, start, stop):
+                yield chunk
+
+    async def skim(self, topic: str, partition: int, first: int, end: int) -> AsyncIterator[Skimmed]:
+        """The same, three times as fast, without what the auditor has no use for."""
+        async for batches, start, stop, gone in self._walk(topic, partition, first, end, self._unpacked):
+            skimmed, begin = Skimmed(start, stop, gone=gone), start
+            for batch in batches:
+                try:
+                    skim(batch, skimmed)
+                except IndexError as error:
+                    raise _corrupt(topic, partition, batch.following) from error
+                if len(skimmed.offsets) >= _CHUNK and batch.following < stop:
+                    skimmed.cut(begin, batch.following)
+                    yield skimmed
+                    begin = batch.following
+                    skimmed = Skimmed(begin, stop)
+            skimmed.cut(begin, stop)
+            yield skimmed
+
+    async def _walk(
+        self,
+        topic: str,
+        partition: int,
+        first: int,
+        end: int,
+        fetch: "Callable[..., Coroutine[Any, Any, tuple[list[_T], int]]]",
+    ) -> "AsyncIterator[tuple[list[_T], int, int, bool]]":
+        """What each answer holds, from which offset up to which, and whether that is no longer there.
+
+        The next answer is fetched, and prepared in a thread, while the last is looked at.
+        """
         position = first
-        fetching = self._start(topic, partition, position) if position < end else None
+        fetching = asyncio.create_task(fetch(topic, partition, position)) if position < end else None
         try:
             while fetching is not None:
                 try:
-                    batches, following = await fetching
+                    found, following = await fetching
+                    gone = False
                 except OffsetOutOfRangeError:
-                    fetching, gone = None, Chunk((), position, end)
                     beginning = (await self.bounds(topic, partition)).first
-                    if position < beginning:
-                        gone = Chunk((), position, min(end, beginning), gone=True)
-                    yield gone
-                    position = gone.end
-                    fetching = self._start(topic, partition, position) if position < end else None
-                    continue
-                fetching = self._start(topic, partition, following) if following < end else None
-                for chunk in _chunks(batches, position, min(following, end), check=self._settings.kafka_check_crcs):
-                    yield chunk
-                position = following
+                    gone = position < beginning
+                    found, following = [], beginning if gone else end
+                stop = min(following, end)
+                fetching = asyncio.create_task(fetch(topic, partition, stop)) if stop < end else None
+                yield found, position, stop, gone
+                position = stop
         finally:
             if fetching is not None:
                 fetching.cancel()
@@ -135,16 +165,37 @@ class Log:
     async def record(self, topic: str, partition: int, offset: int) -> Any | None:
         """The record at this place; None when there is none, any more."""
         try:
-            batches, _ = await self._fetch(topic, partition, offset, size=1)
+            batches, _ = await self._whole(topic, partition, offset, size=1)
         except OffsetOutOfRangeError:
             return None
         return next((record for batch in batches[:1] for record in batch if record.offset == offset), None)
 
-    def _start(self, topic: str, partition: int, offset: int) -> "asyncio.Task[tuple[list[Any], int]]":
-        return asyncio.create_task(self._fetch(topic, partition, offset, size=_FETCH_BYTES))
+    async def _whole(
+        self, topic: str, partition: int, offset: int, *, size: int = _FETCH_BYTES
+    ) -> tuple[list[Any], int]:
+        """Batches of the client library."""
+        found, following = await self._fetch(topic, partition, offset, size=size)
+        return [self._checked(batch, topic, partition) for batch, _ in found], following
 
-    async def _fetch(self, topic: str, partition: int, offset: int, *, size: int) -> tuple[list[Any], int]:
-        """Batches from this offset on, without what was aborted, and the offset after the last. There is one.
+    async def _unpacked(self, topic: str, partition: int, offset: int) -> tuple[list[Unpacked], int]:
+        """Batches for `skim`."""
+        found, following = await self._fetch(topic, partition, offset, size=_FETCH_BYTES)
+
+        def work() -> list[Unpacked]:
+            return [unpack(self._checked(batch, topic, partition), raw) for batch, raw in found]
+
+        # Decompressing holds up nobody there.
+        return await asyncio.to_thread(work), following
+
+    def _checked(self, batch: Any, topic: str, partition: int) -> Any:
+        if self._settings.kafka_check_crcs and not batch.validate_crc():
+            raise _corrupt(topic, partition, batch.next_offset)
+        return batch
+
+    async def _fetch(
+        self, topic: str, partition: int, offset: int, *, size: int
+    ) -> tuple[list[tuple[Any, bytes]], int]:
+        """Batches from this offset on, without what was aborted, with their bytes, and the offset after the last.
 
         Raises OffsetOutOfRangeError.
         """
@@ -153,7 +204,7 @@ class Log:
         while time.monotonic() < deadline:
             version, fields = await self._ask(topic, partition, request)
             aborted = fields[3] if version >= _NEW_LAYOUT else fields[-2]
-            batches, following = _batches(fields[-1], aborted)
+            batches, following = _committed(fields[-1], aborted)
             if following > offset:
                 return batches, following
         raise self._unavailable()
@@ -189,7 +240,7 @@ class Log:
         return BrokerUnavailable(f"no broker of {self._settings.kafka_bootstrap_servers} answers")
 
 
-def _batches(raw: bytes, aborted: Sequence[tuple[int, int]] | None) -> tuple[list[Any], int]:
+def _committed(raw: bytes, aborted: Sequence[tuple[int, int]] | None) -> tuple[list[tuple[Any, bytes]], int]:
     """The batches of an answer, without markers and what they abort, and the offset after the last of them.
 
     `aborted`: pairs of a producer and the first offset of its transaction (KIP-98).
@@ -197,9 +248,7 @@ def _batches(raw: bytes, aborted: Sequence[tuple[int, int]] | None) -> tuple[lis
     todo = sorted(aborted or (), key=lambda each: each[1], reverse=True)
     aborting: set[int] = set()
     found, following = [], -1
-    records = MemoryRecords(raw)
-    while records.has_next():
-        batch: Any = records.next_batch()
+    for batch, part in slices(raw):
         following = batch.next_offset
         if batch.producer_id is not None:
             while todo and todo[-1][1] <= batch.base_offset:
@@ -208,20 +257,15 @@ def _batches(raw: bytes, aborted: Sequence[tuple[int, int]] | None) -> tuple[lis
             if aborting and ControlRecord.parse(next(iter(batch)).key) == ABORT_MARKER:
                 aborting.discard(batch.producer_id)
         elif not (batch.is_transactional and batch.producer_id in aborting):
-            found.append(batch)
+            found.append((batch, part))
     return found, following
 
 
-def _chunks(batches: Sequence[Any], first: int, end: int, *, check: bool) -> Iterator[Chunk]:
-    """The records of these batches from `first` up to `end`, some at a time. Raises OutboxError for a broken batch."""
+def _chunks(batches: Sequence[Any], first: int, end: int) -> Iterator[Chunk]:
+    """The records of these batches from `first` up to `end`, some at a time."""
     records: list[Any] = []
     for batch in batches:
-        try:
-            if check and not batch.validate_crc():
-                raise CorruptRecordException
-            records += batch
-        except CorruptRecordException as error:
-            raise OutboxError(f"Kafka handed out a batch at offset {batch.next_offset - 1} that is corrupt") from error
+        records += batch
         if len(records) >= _CHUNK and batch.next_offset < end:
             yield Chunk(_cut(records, first, end), first, batch.next_offset)
             records, first = [], batch.next_offset
@@ -233,3 +277,7 @@ def _cut(records: list[Any], first: int, end: int) -> list[Any]:
     if records and (records[0].offset < first or records[-1].offset >= end):
         return [record for record in records if first <= record.offset < end]
     return records
+
+
+def _corrupt(topic: str, partition: int, following: int) -> OutboxError:
+    return OutboxError(f"the batch of {topic} {partition} that ends before offset {following} is corrupt")

@@ -100,7 +100,7 @@ async def test_receipts_of_a_topic_or_partition_that_is_not_there_are_losses(sce
     (astray,) = await scene.add((b"3", b""))
     await scene.settle(astray, (55, 0))
     report = await scene.audited()
-    assert found(report) == {Kind.LOST: 3, Kind.FALSE_RECEIPT: 0} or found(report) == {Kind.LOST: 3}
+    assert found(report) == {Kind.LOST: 3}
     assert {each.message_id for each in report.findings[0].examples} == {str(m.message_id) for m in [*lost, astray]}
 
 
@@ -227,8 +227,8 @@ async def test_dead_letters_that_nobody_has_decided_on_are_told(scene: Scene, me
     (message,) = await scene.add((_KEY, b"too large"))
     await scene.connection.execute(
         "WITH gone AS (DELETE FROM outbox_messages RETURNING *) "
-        "INSERT INTO outbox_dead_letters (lane, id, message_id, topic, key, headers, payload, type, created_at, reason) "
-        "SELECT *, 'MESSAGE_TOO_LARGE' FROM gone"
+        "INSERT INTO outbox_dead_letters "
+        "(lane, id, message_id, topic, key, headers, payload, type, created_at, reason) SELECT *, 'MESSAGE_TOO_LARGE' FROM gone"
     )
     report = await scene.audited()
     assert (report.findings, report.ok, report.standing.dead_letters) == ((), True, 1)
