@@ -226,9 +226,9 @@ async def test_a_receipt_of_a_message_that_is_still_owed(scene: Scene) -> None:
 async def test_dead_letters_that_nobody_has_decided_on_are_told(scene: Scene, messages: list[Added]) -> None:
     (message,) = await scene.add((_KEY, b"too large"))
     await scene.connection.execute(
-        "WITH gone AS (DELETE FROM outbox_messages RETURNING *) "
-        "INSERT INTO outbox_dead_letters "
-        "(lane, id, message_id, topic, key, headers, payload, type, created_at, reason) SELECT *, 'MESSAGE_TOO_LARGE' FROM gone"
+        "WITH gone AS (DELETE FROM outbox_messages RETURNING *) INSERT INTO outbox_dead_letters "
+        "(lane, id, message_id, topic, key, headers, payload, type, created_at, reason) "
+        "SELECT *, 'MESSAGE_TOO_LARGE' FROM gone"
     )
     report = await scene.audited()
     assert (report.findings, report.ok, report.standing.dead_letters) == ((), True, 1)
