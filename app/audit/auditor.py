@@ -80,7 +80,7 @@ async def _topics(work: Work, consumed: set[str]) -> list[str]:
     sent_to = await known.topics(work.current, work.scope.topics)
     others = [topic for topic in work.scope.topics if topic not in sent_to and topic not in consumed]
     for topic in others:
-        if not work.log.partitions(topic):
+        if not await work.log.partitions(topic):
             raise NotFound(f"neither PostgreSQL nor Kafka knows a topic {topic}")
     return [*sent_to, *others]
 
@@ -89,7 +89,7 @@ async def _size(work: Work, topics: Sequence[str]) -> int:
     """About how many records there are to be read."""
     total = 0
     for topic in topics:
-        for partition in work.log.partitions(topic):
+        for partition in await work.log.partitions(topic):
             first, end = await work.bounds(topic, partition, await work.log.bounds(topic, partition))
             total += end - first
     return total

@@ -34,7 +34,7 @@ _NOT_IN_INBOX = """
 async def audit_intake(work: Work, intake: Intake) -> IntakeCounts:
     """Check one consumer; what is found goes to the findings of `work`."""
     checked = too_old = 0
-    partitions = work.log.partitions(intake.topic)
+    partitions = await work.log.partitions(intake.topic)
     committed = await groups.committed(work.settings, intake.consumer, intake.topic, partitions)
     # As the worker forgets, so that what is being forgotten now is not missed.
     oldest = (time.time() - work.settings.inbox_retention.total_seconds()) * 1000
@@ -44,7 +44,7 @@ async def audit_intake(work: Work, intake: Intake) -> IntakeCounts:
             detail = "the consumer has committed an offset behind the end of the log"
             work.findings.add(Kind.GAP, None, Where(intake.topic, partition, offset), detail)
         bounds = await work.bounds(intake.topic, partition, log._replace(end=max(log.first, min(offset, log.end))))
-        async for chunk in work.log.read(intake.topic, partition, *bounds):
+        async for chunk in work.log.read(intake.topic, partition, bounds, committed=True):
             inputs = [_input(intake.topic, partition, record) for record in chunk.records if record.timestamp >= oldest]
             too_old += len(chunk.records) - len(inputs)
             checked += len(inputs)
@@ -76,11 +76,11 @@ def _input(topic: str, partition: int, record: Any) -> Input:
 async def _dead_letters(work: Work, intake: Intake) -> None:
     """Compare the consumer's dead letters with the inputs that they were, as long as Kafka has both."""
     left = _MOST
-    for partition in work.log.partitions(intake.dead_letters):
+    for partition in await work.log.partitions(intake.dead_letters):
         bounds = await work.bounds(
             intake.dead_letters, partition, await work.log.bounds(intake.dead_letters, partition)
         )
-        async for chunk in work.log.read(intake.dead_letters, partition, *bounds):
+        async for chunk in work.log.read(intake.dead_letters, partition, bounds, committed=False):
             for record in chunk.records[:left]:
                 headers = dict(record.headers)
                 if headers.get(f"{PREFIX}consumer") == intake.consumer.encode():

@@ -25,7 +25,7 @@ _CLOCKS = timedelta(hours=1)
 async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts:
     """Compare a topic's records with its receipts; what is found goes to the findings of `work`."""
     tally = Tally()
-    partitions = work.log.partitions(topic)
+    partitions = await work.log.partitions(topic)
     count, some = await known.elsewhere(work.current, topic, partitions, work.findings.examples)
     work.findings.add_all(Kind.LOST, count, some)
     with Scratch() as scratch:
@@ -72,7 +72,7 @@ def _receipted(work: Work, log: Bounds, chosen: Bounds) -> Bounds:
 async def _compare(
     work: Work, comparison: Comparison, stream: Receipts, *, topic: str, partition: int, bounds: Bounds
 ) -> None:
-    async for chunk in work.log.skim(topic, partition, *bounds):
+    async for chunk in work.log.skim(topic, partition, bounds):
         if chunk.offsets:
             await comparison.compare(chunk, await stream.until(partition, chunk.end))
         else:

@@ -5,23 +5,31 @@ It asks only for what is there: naming a topic in a request for metadata could m
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, OffsetOutOfRangeError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
 from app import lifecycle
 from app.broker import connection_options
 from app.errors import BrokerUnavailable, OutboxError
-from app.kafka.skim import Skimmed, Unpacked, skim, slices, unpack
+from app.kafka.chunks import PORTION, Chunk, chunks, corrupt, present
+from app.kafka.skim import Skimmed, Unpacked, skim, unpack
 from app.settings import KafkaSettings
 
 _T = TypeVar("_T")
@@ -32,9 +40,8 @@ _PAUSE = timedelta(seconds=0.1)
 _WAIT_MS = 100
 _FETCH_BYTES = 2_097_152
 """Of one answer, compressed; two are held at a time."""
-_CHUNK = 4096
-"""Records, about: a batch is never cut."""
-_READ_COMMITTED = 1
+_UNCOMMITTED, _COMMITTED = 0, 1
+"""Isolation levels."""
 _EARLIEST, _LATEST = -2, -1
 _NEW_LAYOUT = 11
 """From this version on, an answer's aborted transactions are not the field before the records."""
@@ -43,19 +50,6 @@ _NEW_LAYOUT = 11
 class Bounds(NamedTuple):
     """The present log: the first offset, and the one after the last."""
 
-    first: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """All records with offsets from `first` up to `end`, by offset; there are none but these.
-
-    Records are as the client library's parser has them: `offset`, `timestamp` (milliseconds), `key`, `value`,
-    `headers`.
-    """
-
-    records: Sequence[Any]
     first: int
     end: int
 
@@ -70,7 +64,8 @@ class Log:
     async def __aenter__(self) -> Self:
         try:
             await lifecycle.within(_START, self._client.bootstrap())
-            await self._client.force_metadata_update()
+            if not await lifecycle.within(_START, self._refresh()):
+                raise LeaderNotAvailableError
         except (KafkaError, OSError, TimeoutError) as error:
             await self._client.close()
             raise self._unavailable() from error
@@ -81,12 +76,36 @@ class Log:
     ) -> None:
         await self._client.close()
 
-    def partitions(self, topic: str) -> list[int]:
-        """The numbers of a topic's partitions; none when there is no such topic."""
-        return sorted(self._client.cluster.partitions_for_topic(topic) or ())
+    async def _refresh(self) -> bool:
+        return bool(await self._client.force_metadata_update())
+
+    async def partitions(self, topic: str) -> list[int]:
+        """The numbers of a topic's partitions; none when there is no such topic.
+
+        Raises OutboxError when there may be one that this login may not see.
+        """
+        deadline = time.monotonic() + _PATIENCE.total_seconds()
+        while time.monotonic() < deadline:
+            if numbers := self._client.cluster.partitions_for_topic(topic):
+                return sorted(numbers)
+            # Among all topics one that is not ready, or not for us, is left out: so this one is asked for by its name.
+            request = MetadataRequest([topic], allow_auto_topic_creation=False)
+            try:
+                response = await self._client.send(self._client.get_random_node(), request)
+            except (KafkaError, OSError, TimeoutError):
+                response = None
+            if response is not None:
+                (code, *_), *_ = response.topics
+                if for_code(code) is UnknownTopicOrPartitionError:
+                    return []
+                if for_code(code) is TopicAuthorizationFailedError:
+                    raise OutboxError(f"this login to Kafka may not see the topic {topic}")
+            await self._refresh()
+            await asyncio.sleep(_PAUSE.total_seconds())
+        raise self._unavailable()
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
-        """The log as far as it is committed, now."""
+        """The log, now; what belongs to a transaction that has not ended included."""
         return Bounds(await self._offset(topic, partition, _EARLIEST), await self._offset(topic, partition, _LATEST))
 
     async def offset_at(self, topic: str, partition: int, bounds: Bounds, moment: datetime) -> int:
@@ -99,31 +118,38 @@ class Log:
         wanted = moment.timestamp() * 1000
         while low < high:
             middle = (low + high) // 2
-            batches, following = await self._whole(topic, partition, middle, size=1)
+            batches, following = await self._whole(topic, partition, middle, size=1, isolation=_UNCOMMITTED)
             if batches and batches[0].max_timestamp < wanted:
                 low = max(batches[0].next_offset, middle + 1)
             elif batches or following >= high:
                 high = middle
-            else:  # nothing but markers, and what they abort
+            else:  # nothing but markers
                 low = following
         return low
 
-    async def read(self, topic: str, partition: int, first: int, end: int) -> AsyncIterator[Chunk]:
-        """The records from `first` up to `end`, which is at most the log's end."""
-        async for batches, start, stop, _ in self._walk(topic, partition, first, end, self._whole):
-            for chunk in _chunks(batches, start, stop):
+    async def read(self, topic: str, partition: int, bounds: Bounds, *, committed: bool) -> AsyncIterator[Chunk]:
+        """The records inside `bounds`, which are inside the log's; if `committed`, without what was aborted.
+
+        Then the bounds must not reach further than what a consumer has been given.
+        """
+        fetch = partial(self._whole, isolation=_COMMITTED if committed else _UNCOMMITTED)
+        async for batches, start, stop, _ in self._walk(topic, partition, bounds, fetch):
+            for chunk in chunks(batches, start, stop):
                 yield chunk
 
-    async def skim(self, topic: str, partition: int, first: int, end: int) -> AsyncIterator[Skimmed]:
-        """The same, three times as fast, without what the auditor has no use for."""
-        async for batches, start, stop, gone in self._walk(topic, partition, first, end, self._unpacked):
+    async def skim(self, topic: str, partition: int, bounds: Bounds) -> AsyncIterator[Skimmed]:
+        """All records inside `bounds`, aborted ones too; three times as fast, without what the auditor does not need.
+
+        Nobody's open transaction holds this up: the end of the log is where the relays have got to.
+        """
+        async for batches, start, stop, gone in self._walk(topic, partition, bounds, self._unpacked):
             skimmed, begin = Skimmed(start, stop, gone=gone), start
             for batch in batches:
                 try:
                     skim(batch, skimmed)
                 except IndexError as error:
-                    raise _corrupt(topic, partition, batch.following) from error
-                if len(skimmed.offsets) >= _CHUNK and batch.following < stop:
+                    raise corrupt(topic, partition, batch.following) from error
+                if len(skimmed.offsets) >= PORTION and batch.following < stop:
                     skimmed.cut(begin, batch.following)
                     yield skimmed
                     begin = batch.following
@@ -135,15 +161,14 @@ class Log:
         self,
         topic: str,
         partition: int,
-        first: int,
-        end: int,
+        bounds: Bounds,
         fetch: "Callable[..., Coroutine[Any, Any, tuple[list[_T], int]]]",
     ) -> "AsyncIterator[tuple[list[_T], int, int, bool]]":
         """What each answer holds, from which offset up to which, and whether that is no longer there.
 
         The next answer is fetched, and prepared in a thread, while the last is looked at.
         """
-        position = first
+        position, end = bounds
         fetching = asyncio.create_task(fetch(topic, partition, position)) if position < end else None
         try:
             while fetching is not None:
@@ -165,21 +190,21 @@ class Log:
     async def record(self, topic: str, partition: int, offset: int) -> Any | None:
         """The record at this place; None when there is none, any more."""
         try:
-            batches, _ = await self._whole(topic, partition, offset, size=1)
+            batches, _ = await self._whole(topic, partition, offset, size=1, isolation=_UNCOMMITTED)
         except OffsetOutOfRangeError:
             return None
         return next((record for batch in batches[:1] for record in batch if record.offset == offset), None)
 
     async def _whole(
-        self, topic: str, partition: int, offset: int, *, size: int = _FETCH_BYTES
+        self, topic: str, partition: int, offset: int, *, size: int = _FETCH_BYTES, isolation: int
     ) -> tuple[list[Any], int]:
         """Batches of the client library."""
-        found, following = await self._fetch(topic, partition, offset, size=size)
+        found, following = await self._fetch(topic, partition, offset, size=size, isolation=isolation)
         return [self._checked(batch, topic, partition) for batch, _ in found], following
 
     async def _unpacked(self, topic: str, partition: int, offset: int) -> tuple[list[Unpacked], int]:
         """Batches for `skim`."""
-        found, following = await self._fetch(topic, partition, offset, size=_FETCH_BYTES)
+        found, following = await self._fetch(topic, partition, offset, size=_FETCH_BYTES, isolation=_UNCOMMITTED)
 
         def work() -> list[Unpacked]:
             return [unpack(self._checked(batch, topic, partition), raw) for batch, raw in found]
@@ -189,28 +214,28 @@ class Log:
 
     def _checked(self, batch: Any, topic: str, partition: int) -> Any:
         if self._settings.kafka_check_crcs and not batch.validate_crc():
-            raise _corrupt(topic, partition, batch.next_offset)
+            raise corrupt(topic, partition, batch.next_offset)
         return batch
 
     async def _fetch(
-        self, topic: str, partition: int, offset: int, *, size: int
+        self, topic: str, partition: int, offset: int, *, size: int, isolation: int
     ) -> tuple[list[tuple[Any, bytes]], int]:
-        """Batches from this offset on, without what was aborted, with their bytes, and the offset after the last.
+        """Batches from this offset on, with their bytes, and the offset after the last.
 
         Raises OffsetOutOfRangeError.
         """
         deadline = time.monotonic() + _PATIENCE.total_seconds()
-        request = FetchRequest(_WAIT_MS, 1, size, _READ_COMMITTED, [(topic, [(partition, offset, size)])])
+        request = FetchRequest(_WAIT_MS, 1, size, isolation, [(topic, [(partition, offset, size)])])
         while time.monotonic() < deadline:
             version, fields = await self._ask(topic, partition, request)
             aborted = fields[3] if version >= _NEW_LAYOUT else fields[-2]
-            batches, following = _committed(fields[-1], aborted)
+            batches, following = present(fields[-1], aborted)
             if following > offset:
                 return batches, following
         raise self._unavailable()
 
     async def _offset(self, topic: str, partition: int, which: int) -> int:
-        request = OffsetRequest(-1, _READ_COMMITTED, [(topic, [(partition, which)])])
+        request = OffsetRequest(-1, _UNCOMMITTED, [(topic, [(partition, which)])])
         _, fields = await self._ask(topic, partition, request)
         return int(fields[-1])
 
@@ -238,46 +263,3 @@ class Log:
 
     def _unavailable(self) -> BrokerUnavailable:
         return BrokerUnavailable(f"no broker of {self._settings.kafka_bootstrap_servers} answers")
-
-
-def _committed(raw: bytes, aborted: Sequence[tuple[int, int]] | None) -> tuple[list[tuple[Any, bytes]], int]:
-    """The batches of an answer, without markers and what they abort, and the offset after the last of them.
-
-    `aborted`: pairs of a producer and the first offset of its transaction (KIP-98).
-    """
-    todo = sorted(aborted or (), key=lambda each: each[1], reverse=True)
-    aborting: set[int] = set()
-    found, following = [], -1
-    for batch, part in slices(raw):
-        following = batch.next_offset
-        if batch.producer_id is not None:
-            while todo and todo[-1][1] <= batch.base_offset:
-                aborting.add(todo.pop()[0])
-        if batch.is_control_batch:
-            if aborting and ControlRecord.parse(next(iter(batch)).key) == ABORT_MARKER:
-                aborting.discard(batch.producer_id)
-        elif not (batch.is_transactional and batch.producer_id in aborting):
-            found.append((batch, part))
-    return found, following
-
-
-def _chunks(batches: Sequence[Any], first: int, end: int) -> Iterator[Chunk]:
-    """The records of these batches from `first` up to `end`, some at a time."""
-    records: list[Any] = []
-    for batch in batches:
-        records += batch
-        if len(records) >= _CHUNK and batch.next_offset < end:
-            yield Chunk(_cut(records, first, end), first, batch.next_offset)
-            records, first = [], batch.next_offset
-    yield Chunk(_cut(records, first, end), first, end)
-
-
-def _cut(records: list[Any], first: int, end: int) -> list[Any]:
-    """A batch may begin before what was asked for, and end behind it."""
-    if records and (records[0].offset < first or records[-1].offset >= end):
-        return [record for record in records if first <= record.offset < end]
-    return records
-
-
-def _corrupt(topic: str, partition: int, following: int) -> OutboxError:
-    return OutboxError(f"the batch of {topic} {partition} that ends before offset {following} is corrupt")

@@ -7,6 +7,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from app.audit import Kind
+from relay.partitioner import partition_of
 from tests.auditing import PARTITIONS, Scene, found, only, scene_on
 from tests.services.kafka import Kafka, RealKafka
 
@@ -26,13 +27,13 @@ async def _transaction(scene: Scene, *, abort: bool) -> None:
     try:
         await producer.begin_transaction()
         for _ in range(3):
-            await producer.send_and_wait(scene.topic, b"not ours", partition=0)
+            await producer.send_and_wait(scene.topic, b"not ours", key=b"theirs", partition=0)
         await (producer.abort_transaction() if abort else producer.commit_transaction())
     finally:
         await producer.stop()
 
 
-async def test_markers_and_what_they_abort_are_no_records(scene: Scene) -> None:
+async def test_markers_are_no_records_and_what_they_abort_is_foreign(scene: Scene) -> None:
     added = await scene.add(*((None, b"%d" % number) for number in range(6)))
     await scene.deliver_by_hand(added[:3])
     await _transaction(scene, abort=True)
@@ -42,7 +43,21 @@ async def test_markers_and_what_they_abort_are_no_records(scene: Scene) -> None:
     report = await scene.audited(max_repeats=0)
     assert report.findings == ()
     (counts,) = report.topics
-    assert (counts.records, counts.receipts, counts.foreign) == (9, 6, 3)
+    assert (counts.records, counts.receipts, counts.foreign) == (12, 6, 6)
+
+
+async def test_an_open_transaction_of_somebody_else_hides_nothing(scene: Scene) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=scene.kafka.bootstrap_servers, transactional_id=f"{scene.topic}-tx")
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        await producer.send_and_wait(scene.topic, b"not ours", partition=0)
+        await scene.deliver_by_hand(await scene.add((None, b"1"), (None, b"2")))
+        report = await scene.audited(max_repeats=0)
+        assert (report.findings, report.topics[0].records) == ((), 3)
+    finally:
+        await producer.abort_transaction()
+        await producer.stop()
 
 
 async def test_a_receipt_for_which_there_is_no_record_inside_the_log_is_a_loss(scene: Scene) -> None:
@@ -67,7 +82,8 @@ async def test_what_retention_has_removed_is_no_longer_there(scene: Scene, kafka
 
 async def test_what_a_compacted_topic_lacks_is_no_longer_there(scene: Scene, kafka: Kafka) -> None:
     scene.topic = await kafka.create_topic(partitions=PARTITIONS, cleanup_policy="compact")
-    before, lost, after = await scene.add((None, b"1"), (None, b"2"), (None, b"3"))
+    keys = [key for key in map(str.encode, "abcdefghijklmnop") if partition_of(key, PARTITIONS) == 0]
+    before, lost, after = await scene.add(*((key, b"value") for key in keys[:3]))
     await scene.deliver_by_hand([before])
     await _transaction(scene, abort=True)  # whatever makes a hole
     await scene.deliver_by_hand([after])
