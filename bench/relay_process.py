@@ -9,9 +9,8 @@ import json
 import sys
 from collections.abc import Iterator
 
-import uvloop
-
 from app import log, metrics
+from app.cli import running
 from app.settings import load
 from relay.loop import Relay
 from relay.publisher import KafkaPublisher
@@ -49,5 +48,4 @@ def _lines() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run())
+    running.run(_run())

@@ -71,9 +71,9 @@ def _outcome(error: BaseException, topic: str, batch: list[OwedMessage]) -> Outc
 _SPECVERSION = ("ce_specversion", b"1.0")
 
 
-@lru_cache(maxsize=1000)  # header names are few and repeat in every message
-def _name(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
+@lru_cache(maxsize=1000)  # the messages of a type have the same header names
+def _names(raw: tuple[bytes, ...]) -> list[str]:
+    return [name.decode("utf-8", "replace") for name in raw]
 
 
 @lru_cache(maxsize=1000)  # and so are types
@@ -89,7 +89,7 @@ def record_headers(message: OwedMessage) -> list[tuple[str, bytes]]:
         ("ce_id", message.message_id.encode()),
         _type(message.type),
         ("ce_time", f"{when[:10]}T{when[11:-3]}Z".encode()),  # PostgreSQL prints 2026-01-02 03:04:05.67+00
-        *zip(map(_name, headers[::2]), headers[1::2], strict=True),
+        *zip(_names(tuple(headers[::2])), headers[1::2], strict=True),
     ]
 
 

@@ -50,7 +50,10 @@ class Shared:
     """A lane with the probe of a half-open topic; it gets a round of its own, one at a time."""
     probing: bool = False
     backlog: list[int] = field(default_factory=list)
-    """Lanes known to have work, found by one slot for all; only read under pressure."""
+    """Lanes known to have work that no slot of this process holds, found by one slot for all; only read under pressure.
+    """
+    held: dict[int, bool] = field(default_factory=dict)
+    """Lanes that slots of this process hold, and whether they are known to have more."""
     behind: dict[int, float] = field(default_factory=dict)
     """Lanes whose floor is far behind, and when (monotonic seconds) to claim them for that alone."""
     starts: Iterator[int] = field(default_factory=lambda: count(secrets.randbelow(LANES), step=_STRIDE))
@@ -87,6 +90,7 @@ class Shared:
             self.traffic.relax()
             now = time.monotonic()
             lanes = [lane for lane, due in self.behind.items() if due <= now]
+        lanes = [lane for lane in lanes if lane not in self.held]
         if not lanes:
             return None
         start = next(self.starts)
@@ -104,11 +108,18 @@ class Shared:
         return Share(tuple(lanes), 1, settings.relay_batch_messages, settings.relay_batch_bytes, probe)
 
     def claimed(self, lanes: Sequence[Lane]) -> None:
-        """These lanes are this slot's now; none means that others hold all there was."""
+        """These lanes are this slot's now; none means that other processes hold all there was."""
         taken = {lane.lane for lane in lanes}
+        self.held |= dict.fromkeys(taken, False)
         self.backlog = [lane for lane in self.backlog if lane not in taken] if taken else []
         if not taken:
             self.traffic.relax()
+
+    def released(self, lanes: Sequence[Lane]) -> None:
+        """This slot's round is over. Others may be waiting for these lanes."""
+        self.backlog += [lane.lane for lane in lanes if self.held.pop(lane.lane)]
+        if lanes and self.traffic.pressure:
+            self.wake.set()
 
     def planned(self, share: Share, lanes: Sequence[Lane], plan: Plan) -> None:
         """A cut list means that there is more: pressure, until a round is not full."""
@@ -118,7 +129,7 @@ class Shared:
         elif share.limit > 1:
             self.traffic.call_all()
         else:
-            self.backlog.extend(lane.lane for lane in lanes)
+            self.held |= {lane.lane: True for lane in lanes}
 
     def written(self, lanes: Sequence[Lane]) -> None:
         """Remember when rows of lanes were written, and which floors are so far behind that scans would walk over what

@@ -30,6 +30,7 @@ _CLOSE = timedelta(seconds=2)
 class _Done:
     """How far a round came: what is known even when its commit fails."""
 
+    lanes: Sequence[Lane] = ()
     messages: int = 0
     settlement: store.Settlement = field(default_factory=store.Settlement)
 
@@ -91,6 +92,8 @@ class Slot:
                 return
             if await self._attempt(connection, stop):
                 idle = self._settings.relay_poll_min
+            elif self._shared.traffic.pressure:  # other slots hold what there is; the end of a round wakes this one
+                await wait(self._shared.wake, self._settings.relay_poll_max)
             elif self._shared.traffic.on_duty(self):
                 await wait(self._shared.wake, jittered(idle))
                 idle = min(idle * 2, self._settings.relay_poll_max)
@@ -133,13 +136,15 @@ class Slot:
         except BaseException:
             metrics.repeats_possible.inc(done.confirmed)  # Kafka has them, the outbox owes them again
             raise
+        finally:
+            self._shared.released(done.lanes)
         self._settled(done)
         return done.messages > 0
 
     async def _claim_and_settle(self, connection: asyncpg.Connection, share: Share, done: _Done) -> None:
         """Claim, fetch, publish, settle; the caller commits."""
         shared, settings = self._shared, self._settings
-        lanes = await store.claim(connection, share.lanes, limit=share.limit)
+        lanes = done.lanes = await store.claim(connection, share.lanes, limit=share.limit)
         shared.claimed(lanes)
         if not lanes:
             return

@@ -49,7 +49,7 @@ _HAS_WORK = (
 )
 
 # Which lanes have work? One round trip, no lock, no transaction id.
-LOOK = "SELECT coalesce(array_agg(l.lane), '{}') FROM outbox_lanes AS l WHERE " + _HAS_WORK
+LOOK = "SELECT l.lane FROM outbox_lanes AS l WHERE " + _HAS_WORK
 
 # Takes up to $2 of these lanes, in this order, but for those that somebody holds. It reads the newest version of the
 # row, whatever its snapshot; whether there still is work, the fetch sees.
@@ -146,41 +146,56 @@ FETCH = (
     """
 )
 
-# Deletes what was confirmed, wherever it lies, by its ids, and keeps the receipt that the same DELETE returns.
-DELIVERED = """
-    WITH confirmed AS (
-        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bigint[])
-            AS c (lane, id, partition, "offset", fingerprint)
-    ), gone AS (
-        DELETE FROM outbox_messages AS m USING confirmed AS c WHERE m.lane = c.lane AND m.id = c.id
-        RETURNING m.message_id, m.topic, c.partition, c."offset", m.created_at, c.fingerprint, m.id
+# The rows named by lanes $1 and ids $2. As a plain join the planner, who believes the table as empty as it mostly is,
+# may read all of it once for each name; these arrays are conditions of the index, and the pairs are looked up in a hash
+# table whatever it believes (IS TRUE keeps it from making a join of them).
+_NAMED = """
+    lane = ANY ($1::smallint[]) AND id = ANY ($2::bigint[])
+    AND ((lane, id) IN (SELECT * FROM unnest($1::smallint[], $2::bigint[]))) IS TRUE
+"""
+
+# What was deleted meets what is known of it in a FULL JOIN, for the same reason: that cannot be a nested loop. A name
+# that met no row comes out without a message.
+_GONE = "coalesce(message_id IS NOT NULL, false)"
+
+# Deletes what was confirmed, wherever it lies, and keeps the receipt that the same DELETE returns.
+DELIVERED = (
+    "WITH gone AS (DELETE FROM outbox_messages WHERE "
+    + _NAMED
+    + """
+        RETURNING lane, id, message_id, topic, created_at
     )
     INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint, id)
-    SELECT message_id, topic, partition, "offset", created_at, clock_timestamp(), fingerprint, id FROM gone
-"""
-DELIVERED_NO_RECEIPT = """
-    DELETE FROM outbox_messages AS m USING unnest($1::smallint[], $2::bigint[]) AS c (lane, id)
-    WHERE m.lane = c.lane AND m.id = c.id
-"""
+    SELECT message_id, topic, partition, "offset", created_at, clock_timestamp(), fingerprint, id
+    FROM gone FULL JOIN unnest($1::smallint[], $2::bigint[], $3::integer[], $4::bigint[], $5::bigint[])
+        AS confirmed (lane, id, partition, "offset", fingerprint) USING (lane, id)
+    WHERE """
+    + _GONE
+)
+DELIVERED_NO_RECEIPT = "DELETE FROM outbox_messages WHERE " + _NAMED
 
 DELIVERED_PARKED = DELIVERED.replace("outbox_messages", "outbox_parked")
 DELIVERED_PARKED_NO_RECEIPT = DELIVERED_NO_RECEIPT.replace("outbox_messages", "outbox_parked")
 
 # Moves refused messages to the dead letters. One that was retried and refused again is undecided again; under the
 # policy `continue` nothing waits behind it, so what still lies parked may return.
-BURY = """
-    WITH refused AS (
-        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::text[]) AS r (lane, id, reason)
-    ), owed AS (
-        DELETE FROM outbox_messages AS m USING refused AS r WHERE m.lane = r.lane AND m.id = r.id
-        RETURNING m.*, r.reason
-    ), parked AS (
-        DELETE FROM outbox_parked AS m USING refused AS r WHERE m.lane = r.lane AND m.id = r.id
-        RETURNING m.lane, m.id, m.message_id, m.topic, m.key, m.headers, m.payload, m.type, m.created_at, r.reason
+BURY = (
+    "WITH owed AS (DELETE FROM outbox_messages WHERE "
+    + _NAMED
+    + "RETURNING *), parked AS (DELETE FROM outbox_parked WHERE "
+    + _NAMED
+    + """
+        RETURNING lane, id, message_id, topic, key, headers, payload, type, created_at
+    ), gone AS (
+        SELECT * FROM owed UNION ALL SELECT * FROM parked
     )
     INSERT INTO outbox_dead_letters AS d
         (lane, id, message_id, topic, key, headers, payload, type, created_at, reason)
-    SELECT * FROM owed UNION ALL SELECT * FROM parked
+    SELECT lane, id, message_id, topic, key, headers, payload, type, created_at, reason
+    FROM gone FULL JOIN unnest($1::smallint[], $2::bigint[], $3::text[]) AS refused (lane, id, reason) USING (lane, id)
+    WHERE """
+    + _GONE
+    + """
     ON CONFLICT (lane, id) DO UPDATE SET
         state = 'dead', reason = excluded.reason, refusals = d.refusals + 1, refused_at = clock_timestamp(),
         decided_at = NULL, decided_by = NULL, decision_reason = NULL,
@@ -188,31 +203,33 @@ BURY = """
             SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'
         ) THEN clock_timestamp() END
 """
+)
 
 # Moves held messages out of the lane. Only the lane's holder does this.
-PARK = """
-    WITH held AS (
-        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS h (lane, id, behind)
-    ), gone AS (
-        DELETE FROM outbox_messages AS m USING held AS h WHERE m.lane = h.lane AND m.id = h.id RETURNING m.*, h.behind
+PARK = (
+    "WITH gone AS (DELETE FROM outbox_messages WHERE "
+    + _NAMED
+    + """
+        RETURNING *
     )
     INSERT INTO outbox_parked (lane, id, message_id, topic, key, headers, payload, type, created_at, behind)
-    SELECT * FROM gone
-"""
+    SELECT lane, id, message_id, topic, key, headers, payload, type, created_at, behind
+    FROM gone FULL JOIN unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS held (lane, id, behind) USING (lane, id)
+    WHERE """
+    + _GONE
+)
 
-# A parked message that came up, but must wait behind another dead letter now.
-REPARK = """
-    UPDATE outbox_parked AS p SET behind = h.behind
-    FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS h (lane, id, behind)
-    WHERE p.lane = h.lane AND p.id = h.id
-"""
+# Parked messages of a lane that came up, but must wait behind another dead letter now.
+REPARK = "UPDATE outbox_parked SET behind = $3 WHERE lane = $1 AND id = ANY ($2::bigint[])"
 
 # Dead letters that hold no mark any more: all their followers are back, or they are undecided and hold them. The mark
 # must still be the one read before the fetch: a retry in between parked its message anew.
 RETURNED = """
     UPDATE outbox_dead_letters AS d SET returning_at = NULL
-    FROM unnest($1::smallint[], $2::bigint[], $3::timestamptz[]) AS r (lane, id, returning_at)
-    WHERE d.lane = r.lane AND d.id = r.id AND d.returning_at = r.returning_at AND (
+    WHERE d.lane = ANY ($1::smallint[]) AND d.id = ANY ($2::bigint[])
+    AND ((d.lane, d.id, d.returning_at) IN (
+        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::timestamptz[])
+    )) IS TRUE AND (
         NOT EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id OFFSET 0)
         OR d.state = 'dead' AND NOT EXISTS (
             SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'

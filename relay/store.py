@@ -5,6 +5,7 @@ cost about as much again as the fetch (docs/decisions).
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -94,8 +95,7 @@ async def connect(settings: Settings) -> asyncpg.Connection:
 
 async def look(connection: asyncpg.Connection) -> list[int]:
     """The lanes that have work. What is not there yet is found by a later look; nothing is counted as done here."""
-    lanes: list[int] = await connection.fetchval(statements.LOOK)
-    return lanes
+    return [lane for (lane,) in await connection.fetch(statements.LOOK)]
 
 
 async def claim(connection: asyncpg.Connection, lanes: Sequence[int], *, limit: int) -> list[Lane]:
@@ -130,14 +130,15 @@ async def settle(connection: asyncpg.Connection, settlement: Settlement, setting
             [each.message.id for each in refused],
             [each.reason for each in refused],
         )
-    for statement, messages in ((statements.PARK, settlement.parked), (statements.REPARK, settlement.reparked)):
-        if messages:
-            await connection.execute(
-                statement,
-                [message.lane for message in messages],
-                [message.id for message in messages],
-                [message.held or None for message in messages],
-            )
+    if settlement.parked:
+        await connection.execute(
+            statements.PARK,
+            [message.lane for message in settlement.parked],
+            [message.id for message in settlement.parked],
+            [message.held or None for message in settlement.parked],
+        )
+    for (lane, held), ids in _by_place(settlement.reparked).items():
+        await connection.execute(statements.REPARK, lane, ids, held or None)
     if settlement.returning:
         await connection.execute(statements.RETURNED, *zip(*settlement.returning, strict=True))
     if settlement.lanes:
@@ -159,6 +160,14 @@ async def settle(connection: asyncpg.Connection, settlement: Settlement, setting
             settings.relay_probe_min,
             settings.relay_probe_max,
         )
+
+
+def _by_place(messages: Sequence[OwedMessage]) -> dict[tuple[int, int | None], list[int]]:
+    """The ids of messages, by lane and by what holds them."""
+    places: defaultdict[tuple[int, int | None], list[int]] = defaultdict(list)
+    for message in messages:
+        places[message.lane, message.held].append(message.id)
+    return places
 
 
 async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered], *, receipts: bool) -> None:

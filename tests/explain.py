@@ -7,6 +7,8 @@ from typing import Any
 
 import asyncpg
 
+_ROWS = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter")
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -18,6 +20,13 @@ class Explained:
     def buffers(self) -> int:
         """Pages touched."""
         return int(self.plan["Shared Hit Blocks"] + self.plan["Shared Read Blocks"])
+
+    @property
+    def rows(self) -> int:
+        """Rows that the busiest node of the plan returned or threw away, in all its loops."""
+        return max(
+            int(node["Actual Loops"] * sum(node.get(name, 0) for name in _ROWS)) for node in self._nodes(self.plan)
+        )
 
     @property
     def indexes(self) -> set[str]:
@@ -39,10 +48,15 @@ async def explain(connection: asyncpg.Connection, statement: str, *arguments: st
     """Run the statement with these arguments (SQL literals), as a prepared one."""
     await connection.execute(f"PREPARE explained AS {statement}")
     try:
-        values = f"({', '.join(arguments)})" if arguments else ""
-        result = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE explained{values}")
+        return await explain_prepared(connection, "explained", *arguments)
     finally:
         await connection.execute("DEALLOCATE explained")
+
+
+async def explain_prepared(connection: asyncpg.Connection, name: str, *arguments: str) -> Explained:
+    """Run what was prepared under this name; in a slot's session it keeps the plan of its first run."""
+    values = f"({', '.join(arguments)})" if arguments else ""
+    result = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {name}{values}")
     return Explained(json.loads(result)[0]["Plan"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from relay import statements, store
 from relay.floor import Lane
 from tests.engine import connect, settings
-from tests.explain import array, explain
+from tests.explain import Explained, array, explain, explain_prepared
 from tests.ledger import Ledger
 
 _LARGE = {"outbox_messages", "outbox_parked", "outbox_dead_letters", "outbox_receipts_default"}
@@ -116,3 +116,35 @@ async def test_with_100_000_parked_messages(database_url: str, state: str) -> No
     assert claim.buffers < 200
     assert fetch.buffers < (1500 if state != "open" else 10_000)  # open ones return, 64 of each lane
     assert write.buffers < 600
+
+
+async def test_plans_made_while_nothing_was_owed_are_good_for_a_backlog(database_url: str) -> None:
+    none = array([])
+    prepared = {"delivered": 5, "delivered_no_receipt": 2, "park": 3, "bury": 3, "returned": 3}
+    async with connect(database_url) as connection, _slot(database_url) as slot:
+        await connection.execute(_NO_VACUUM)
+        await connection.execute("VACUUM (ANALYZE) outbox_messages, outbox_parked, outbox_dead_letters")
+        for name, parameters in prepared.items():
+            await slot.execute(f"PREPARE {name} AS {getattr(statements, name.upper())}")
+            await explain_prepared(slot, name, *[none] * parameters)
+        messages = await Ledger(connection).fill("t", messages=20_000, keys=1000)
+        async with slot.transaction():
+            lanes = await store.claim(slot, range(32), limit=32)
+            fetched = (await store.fetch(slot, lanes, messages=32, size=1_000_000)).messages
+            assert len(messages) > 16 * len(fetched), "reading everything for each name would not be noticed"
+            keys = array([each.lane for each in fetched]), array([each.id for each in fetched])
+            others = array([1] * len(fetched)), array(["null"] * len(fetched))
+            for name, parameters in prepared.items():
+                rest = {5: (others[0],) * 3, 3: (others[name != "bury"],), 2: ()}[parameters]
+                explained = await _undone(slot, name, *keys, *rest)
+                assert explained.rows < 5 * len(fetched), f"{name} touched {explained.rows} rows"
+
+
+async def _undone(slot: asyncpg.Connection, name: str, *arguments: str) -> Explained:
+    """The plan of a statement that is rolled back, so that the next one finds the same."""
+    savepoint = slot.transaction()
+    await savepoint.start()
+    try:
+        return await explain_prepared(slot, name, *arguments)
+    finally:
+        await savepoint.rollback()

@@ -118,8 +118,8 @@ async def _frozen_in_a_fetch(database_url: str, ledger: Ledger) -> AsyncIterator
     """A slot's session that does not read what the server sends, with all lanes in its hands."""
     lowered = settings(database_url).model_copy(update={"relay_idle_timeout": _LIMIT})
     slot = await store.connect(lowered)
-    await slot.execute("BEGIN")
     await ledger.fill("t", messages=_BIG, keys=1, size=800_000)
+    await slot.execute("BEGIN")
     lanes = await store.claim(slot, range(32), limit=32)
     statement = await slot.prepare(statements.FETCH)
     columns = [[getattr(lane, name) for lane in lanes] for name in ("lane", "floor", "has_parked")]
