@@ -1,5 +1,6 @@
 """The audit as a whole: what it reads, in which order, and what it makes of it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -54,16 +55,22 @@ async def audit(
     started_at, begun = datetime.now(UTC), time.monotonic()
     scope = scope or Scope()
     findings = Findings(examples)
-    async with _sessions(settings) as (snapshot, current), Log(settings) as log:
+    async with _sessions(settings) as (snapshot, current, aside), Log(settings) as log:
         work = Work(settings, scope, findings, log, snapshot, current, progress)
         taken = [each for each in intakes if not scope.topics or each.topic in scope.topics]
         topics = await _topics(work, {each.topic for each in taken})
         compact = await compacted(settings, topics)
         work.total = await _size(work, [*topics, *(each.topic for each in taken)])
-        for count, some in await known.false_receipts(current, scope.topics, examples):
-            findings.add_all(Kind.FALSE_RECEIPT, count, some)
-        counts = [await audit_topic(work, topic, compacted=topic in compact) for topic in topics]
-        consumed = [await audit_intake(work, each) for each in taken]
+        # PostgreSQL compares receipts with each other while the topics are read.
+        comparing = asyncio.create_task(known.false_receipts(aside, scope.topics, examples))
+        try:
+            counts = [await audit_topic(work, topic, compacted=topic in compact) for topic in topics]
+            consumed = [await audit_intake(work, each) for each in taken]
+            for count, some in await comparing:
+                findings.add_all(Kind.FALSE_RECEIPT, count, some)
+        finally:
+            comparing.cancel()
+            await asyncio.wait({comparing})
         standing = await known.standing(current, examples)
     return Report(
         started_at=started_at,
@@ -96,22 +103,21 @@ async def _size(work: Work, topics: Sequence[str]) -> int:
 
 
 @asynccontextmanager
-async def _sessions(settings: Settings) -> AsyncIterator[tuple[asyncpg.Connection, asyncpg.Connection]]:
-    """Two sessions that cannot write: one for long snapshots, one for what is current."""
-    read_only = {"default_transaction_read_only": "on"}
+async def _sessions(settings: Settings) -> AsyncIterator[list[asyncpg.Connection]]:
+    """Sessions that cannot write: one for long snapshots, one for what is current, one for what takes its time."""
+    sessions: list[asyncpg.Connection] = []
     try:
-        current = await db.connect(settings, role=_ROLE, statement=_STATEMENT, idle=_READING, extra=read_only)
-        try:
-            snapshot = await db.connect(settings, role=_ROLE, statement=_READING, idle=_READING, extra=read_only)
-            try:
-                yield snapshot, current
-            finally:
-                snapshot.terminate()
-        finally:
-            current.terminate()
+        for statement in (_READING, _STATEMENT, _STATEMENT):
+            extra = {"default_transaction_read_only": "on"}
+            sessions.append(await db.connect(settings, role=_ROLE, statement=statement, idle=_READING, extra=extra))
+        yield sessions
     except db.DRIVER_ERRORS as error:
         if db.sqlstate(error) in _UNDEFINED:
             raise SchemaError("the outbox is not in this database, or an older one: run `outbox migrate`") from error
         if db.is_transient(error):
             raise db.unavailable(error) from error
         raise
+    finally:
+        # Whatever they are still doing, nobody waits for it.
+        for session in sessions:
+            session.terminate()

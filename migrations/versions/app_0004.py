@@ -3,7 +3,7 @@
 from migrations import run_script
 
 revision = "app_0004"
-down_revision = "app_0002"
+down_revision = "app_0003"
 branch_labels = None
 depends_on = None
 
