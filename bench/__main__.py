@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import uvloop
 
-from bench import decisions, drain, http, idle, latency, memory, services, snapshot, tasks, users
+from bench import decisions, drain, http, idle, latency, memory, services, snapshot, tasks, users, verify
 from bench.options import Options
 from bench.results import Table
 
@@ -26,6 +26,7 @@ BENCHES: dict[str, Bench] = {
     "decisions": decisions.run,
     "users": users.run,
     "tasks": tasks.run,
+    "verify": verify.run,
 }
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import asyncpg
-from xxhash import xxh3_64_intdigest
 
 from app import db, log
+from app.outbox.fingerprint import fingerprint
 from app.settings import Settings
 from relay import statements
 from relay.floor import Lane
@@ -79,16 +79,6 @@ class Settlement:
     returning: list[tuple[int, int, datetime]] = field(default_factory=list)
     lanes: list[Lane] = field(default_factory=list)
     topics: dict[str, TopicChange] = field(default_factory=dict)
-
-
-def fingerprint(message: OwedMessage) -> int:
-    """64 bits of key and payload, signed as PostgreSQL's bigint: XXH3 of the payload, seeded with that of the key.
-
-    An absent key or payload counts as its own value, not as an empty one.
-    """
-    seed = 1 if message.key is None else xxh3_64_intdigest(message.key)
-    value = seed ^ 1 if message.payload is None else xxh3_64_intdigest(message.payload, seed)
-    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 async def connect(settings: Settings) -> asyncpg.Connection:

@@ -27,6 +27,7 @@ from app.cli import (
     topics,
     up,
     users,
+    verify,
 )
 from app.errors import ConfigurationError, OutboxError
 
@@ -71,6 +72,7 @@ for part in (
     tasks,
     status,
     dead_letters,
+    verify,
     settings,
     chaos,
 ):

@@ -41,7 +41,26 @@ async def check_retention(settings: KafkaSettings, topics: Sequence[str], rememb
             )
 
 
+async def compacted(settings: KafkaSettings, topics: Sequence[str]) -> set[str]:
+    """Those of the topics in which a newer record of a key replaces older ones; none when the cluster does not say."""
+    try:
+        configs = await lifecycle.within(_DEADLINE, _configs(settings, topics)) if topics else {}
+    except (KafkaError, OSError, TimeoutError, AttributeError) as error:
+        logger.info("compaction.unknown", reason=type(error).__name__)
+        return set()
+    return {
+        topic
+        for topic, rows in configs.items()
+        if any(row[_NAME] == "cleanup.policy" and "compact" in row[_VALUE] for row in rows)
+    }
+
+
 async def _retention(settings: KafkaSettings, topics: Sequence[str]) -> dict[str, timedelta | None]:
+    return {topic: _duration(rows) for topic, rows in (await _configs(settings, topics)).items()}
+
+
+async def _configs(settings: KafkaSettings, topics: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """The settings of topics, as rows of name, value and more; without topics that do not exist."""
     admin = AIOKafkaAdminClient(**connection_options(settings), client_id="outbox-worker")
     try:
         await admin.start()
@@ -49,12 +68,7 @@ async def _retention(settings: KafkaSettings, topics: Sequence[str]) -> dict[str
         answers = await admin.describe_configs(wanted)
     finally:
         await admin.close()
-    found: dict[str, timedelta | None] = {}
-    for answer in answers:
-        for error, _, _, topic, rows in answer.resources:
-            if error == 0:
-                found[topic] = _duration(rows)
-    return found
+    return {topic: rows for answer in answers for error, _, _, topic, rows in answer.resources if error == 0}
 
 
 def _duration(rows: Sequence[Any]) -> timedelta | None:

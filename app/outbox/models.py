@@ -155,6 +155,8 @@ outbox_receipts = Table(
     Column("created_at", _moment, nullable=False),
     Column("delivered_at", _moment, nullable=False),
     Column("fingerprint", BigInteger, nullable=False),
+    # The message's own: for one key, id order is commit order. NULL in receipts of before there was this column.
+    Column("id", BigInteger),
     Index("ix_outbox_receipts_message_id", "message_id"),
     Index(
         "ix_outbox_receipts_delivered_at",

@@ -76,7 +76,8 @@ GRANT SELECT ON outbox_alembic_version, outbox_lanes, outbox_topics, outbox_rece
 GRANT SELECT (lane, id, message_id, topic, key, type, created_at) ON outbox_messages TO {OPERATORS};
 GRANT SELECT (lane, id, message_id, topic, key, type, created_at, behind, parked_at) ON outbox_parked TO {OPERATORS};
 GRANT SELECT (lane, id, message_id, topic, key, type, created_at, state, reason, refusals, first_refused_at, refused_at,
-    decided_at, decided_by, decision_reason, returning_at) ON outbox_dead_letters TO {OPERATORS}"""
+    decided_at, decided_by, decision_reason, returning_at) ON outbox_dead_letters TO {OPERATORS};
+GRANT SELECT (consumer, message_id, fingerprint) ON inbox_messages TO {OPERATORS}"""
 
 # Who may grant it differs from server to server; without it ages of transactions of other logins read as unknown.
 _STATISTICS = f"""

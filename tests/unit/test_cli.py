@@ -58,6 +58,7 @@ def test_what_there_is() -> None:
         "dead-letters show",
         "dead-letters retry",
         "dead-letters discard",
+        "verify",
         "settings markdown",
         "settings env",
         "chaos",

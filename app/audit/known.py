@@ -1,0 +1,154 @@
+"""What PostgreSQL knows of messages: all statements of the audit but the receipts' own. None of them writes."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import asyncpg
+
+from app.audit.report import Example, Standing
+
+# One statement over all tables, because the relay moves messages between them.
+_FIND = """
+    SELECT r.message_id::text, 'receipt' AS place, r.topic, r.partition, r."offset", r.fingerprint, r.id, r.created_at
+    FROM outbox_receipts AS r WHERE r.message_id = ANY($1::uuid[])
+    UNION ALL
+    SELECT m.message_id::text, 'owed', m.topic, NULL, NULL, NULL, m.id, m.created_at
+    FROM outbox_messages AS m WHERE m.message_id = ANY($1::uuid[])
+    UNION ALL
+    SELECT p.message_id::text, 'owed', p.topic, NULL, NULL, NULL, p.id, p.created_at
+    FROM outbox_parked AS p WHERE p.message_id = ANY($1::uuid[])
+    UNION ALL
+    SELECT d.message_id::text, 'dead', d.topic, NULL, NULL, NULL, d.id, d.created_at
+    FROM outbox_dead_letters AS d WHERE d.message_id = ANY($1::uuid[])
+"""
+
+# Topics that anything was, or is to be, sent to.
+_TOPICS = """
+    SELECT topic FROM (
+        SELECT topic FROM outbox_receipts
+        UNION SELECT topic FROM outbox_messages
+        UNION SELECT topic FROM outbox_parked
+        UNION SELECT topic FROM outbox_dead_letters
+    ) AS named
+    WHERE $1::text[] = '{}' OR topic = ANY($1)
+    ORDER BY topic COLLATE "C"
+"""
+
+# Messages with two receipts, and messages that have one and are still owed; with the number of all of them.
+_TWICE = """
+    SELECT message_id::text, min(topic), count(*) OVER () FROM outbox_receipts
+    WHERE $1::text[] = '{}' OR topic = ANY($1)
+    GROUP BY message_id HAVING count(*) > 1 LIMIT $2
+"""
+_STILL_OWED = """
+    SELECT m.message_id::text, m.topic, count(*) OVER () FROM (
+        SELECT message_id, topic FROM outbox_messages
+        UNION ALL SELECT message_id, topic FROM outbox_parked
+        UNION ALL SELECT message_id, topic FROM outbox_dead_letters WHERE state <> 'retried'
+    ) AS m
+    WHERE ($1::text[] = '{}' OR m.topic = ANY($1))
+        AND EXISTS (SELECT FROM outbox_receipts AS r WHERE r.message_id = m.message_id)
+    LIMIT $2
+"""
+
+# Receipts that name partitions which are not there.
+_ELSEWHERE = """
+    SELECT message_id::text, partition, "offset", count(*) OVER () FROM outbox_receipts
+    WHERE topic = $1 AND partition <> ALL($2::integer[]) LIMIT $3
+"""
+
+_STANDING = """
+    SELECT (SELECT count(*) FROM outbox_messages), (SELECT count(*) FROM outbox_parked),
+        (SELECT count(*) FROM outbox_dead_letters WHERE state = 'dead')
+"""
+_DEAD = """
+    SELECT message_id::text, topic, reason FROM outbox_dead_letters WHERE state = 'dead'
+    ORDER BY refused_at DESC LIMIT $1
+"""
+
+_NOW = "SELECT clock_timestamp()"
+
+
+class Place(NamedTuple):
+    """Where a receipt says that the record is; `fingerprint` is unsigned."""
+
+    topic: str
+    partition: int
+    offset: int
+    fingerprint: int
+
+
+@dataclass(slots=True)
+class Known:
+    """What PostgreSQL knows of a message. `id` is -1 when nobody has kept it."""
+
+    topic: str
+    id: int
+    created_at: datetime
+    places: list[Place] = field(default_factory=list)
+    decided: bool = False
+    """Is, or was, it a dead letter? What became of its place in the order was decided by people."""
+
+
+async def find(connection: asyncpg.Connection, message_ids: Collection[str]) -> dict[str, Known]:
+    """What is known of these messages, by their ids; those that nobody knows are not in it."""
+    found: dict[str, Known] = {}
+    for message_id, place, topic, partition, offset, fingerprint, number, created_at in await connection.fetch(
+        _FIND, list(message_ids)
+    ):
+        known = found.setdefault(message_id, Known(topic, -1, created_at))
+        known.id = known.id if number is None else number
+        if place == "receipt":
+            known.places.append(Place(topic, partition, offset, fingerprint % (1 << 64)))
+        known.decided |= place == "dead"
+    return found
+
+
+async def topics(connection: asyncpg.Connection, chosen: Sequence[str]) -> list[str]:
+    """The chosen topics that PostgreSQL knows, or all it knows."""
+    return [row[0] for row in await connection.fetch(_TOPICS, chosen)]
+
+
+async def take_snapshot(connection: asyncpg.Connection) -> None:
+    """The first statement of a transaction decides what all others see."""
+    await connection.fetchval(_NOW)
+
+
+async def false_receipts(
+    connection: asyncpg.Connection, chosen: Sequence[str], examples: int
+) -> Iterable[tuple[int, list[Example]]]:
+    """Receipts that contradict others, or the tables, whatever stands in Kafka: how many, and some."""
+    result = []
+    for statement, detail in (
+        (_TWICE, "the message has several receipts"),
+        (_STILL_OWED, "the message has a receipt and is not done with"),
+    ):
+        rows = await connection.fetch(statement, chosen, max(1, examples))
+        some = [Example(message_id, topic, None, None, detail) for message_id, topic, _ in rows[:examples]]
+        result.append((rows[0][2] if rows else 0, some))
+    return result
+
+
+async def elsewhere(
+    connection: asyncpg.Connection, topic: str, partitions: Sequence[int], examples: int
+) -> tuple[int, list[Example]]:
+    """Receipts of a topic that name none of these partitions: how many, and some."""
+    rows = await connection.fetch(_ELSEWHERE, topic, partitions, max(1, examples))
+    detail = "there is no such partition" if partitions else "there is no such topic"
+    some = [Example(message_id, topic, partition, offset, detail) for message_id, partition, offset, _ in rows]
+    return rows[0][3] if rows else 0, some[:examples]
+
+
+async def standing(connection: asyncpg.Connection, examples: int) -> Standing:
+    """What is owed, parked and dead now."""
+    owed, parked, dead = await connection.fetchrow(_STANDING)
+    rows = await connection.fetch(_DEAD, examples)
+    return Standing(owed, parked, dead, tuple(Example(each[0], each[1], None, None, each[2]) for each in rows))
+
+
+async def moment_ago(connection: asyncpg.Connection, age: timedelta) -> datetime:
+    """That long ago, by the database's clock."""
+    now: datetime = await connection.fetchval(_NOW)
+    return now - age
