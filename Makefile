@@ -73,6 +73,10 @@ endif
 bench: installed-dev ## measure; `make bench drain` measures only that
 	@exec $(BIN)/python -m bench $(BENCHES) $(ARGS)
 
+.PHONY: chaos
+chaos: installed-dev ## break everything on purpose, and judge it (ARGS="--seed 20 --minutes 2"; needs KAFKA_HOME)
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
+
 # ---------------------------------------------------------------------------------------- maintain
 
 .PHONY: format

@@ -93,22 +93,31 @@ async def supervise(
     *,
     first_pause: timedelta = timedelta(seconds=0.1),
     longest_pause: timedelta = timedelta(seconds=30),
+    steady: timedelta = timedelta(seconds=5),
 ) -> None:
-    """Run `run` until told to stop; start it again when it ends or fails before that, pausing ever longer."""
-    pause = first_pause
+    """Run `run` until told to stop; start it again when it ends or fails before that, pausing ever longer.
+
+    What ran for `steady`, and for longer than it had to wait before, was well: the pauses begin anew. Counted on over
+    that, interruptions by others (sessions ended, a database restarted) would add up until nobody works.
+    """
+    pause, paused = first_pause, timedelta(0)
     while not stop.is_set():
         started = asyncio.get_running_loop().time()
+        failure: Exception | None = None
         try:
             await run()
-        except Unavailable as error:
-            logger.warning("task.interrupted", task=name, reason=str(error), pause=pause.total_seconds())
-        except Exception:
-            logger.exception("task.failed", task=name, pause=pause.total_seconds())
-        else:
-            if stop.is_set():
-                return
-            logger.error("task.ended", task=name)
-        if asyncio.get_running_loop().time() - started > longest_pause.total_seconds():
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is started again
+            failure = error
+        if failure is None and stop.is_set():
+            return
+        if asyncio.get_running_loop().time() - started > max(steady, paused).total_seconds():
             pause = first_pause
+        match failure:
+            case None:
+                logger.error("task.ended", task=name, pause=pause.total_seconds())
+            case Unavailable():
+                logger.warning("task.interrupted", task=name, reason=str(failure), pause=pause.total_seconds())
+            case _:
+                logger.error("task.failed", task=name, pause=pause.total_seconds(), exc_info=failure)
         await wait(stop, pause)
-        pause = min(pause * 2, longest_pause)
+        paused, pause = pause, min(pause * 2, longest_pause)

@@ -170,6 +170,11 @@ def _by_place(messages: Sequence[OwedMessage]) -> dict[tuple[int, int | None], l
     return places
 
 
+def _literal(numbers: list[int]) -> str:
+    """The array of these numbers, as PostgreSQL reads it."""
+    return f"{{{str(numbers)[1:-1]}}}"
+
+
 async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered], *, receipts: bool) -> None:
     """Delete what was confirmed, from the lanes and from the parked, and keep the receipts."""
     confirmed = [
@@ -182,14 +187,14 @@ async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered
     for table, rows in (("outbox_messages", owed), ("outbox_parked", parked)):
         if not rows:
             continue
-        messages, partitions, offsets = zip(*rows, strict=True)
-        keys = ([message.lane for message in messages], [message.id for message in messages])
+        messages, partitions, offsets = map(list, zip(*rows, strict=True))
+        lists = [[message.lane for message in messages], [message.id for message in messages]]
         if receipts:
             statement = statements.DELIVERED_PARKED if rows is parked else statements.DELIVERED
-            status = await connection.execute(statement, *keys, partitions, offsets, list(map(fingerprint, messages)))
+            lists += [partitions, offsets, list(map(fingerprint, messages))]
         else:
             statement = statements.DELIVERED_PARKED_NO_RECEIPT if rows is parked else statements.DELIVERED_NO_RECEIPT
-            status = await connection.execute(statement, *keys)
+        status = await connection.execute(statement, *map(_literal, lists))
         deleted = int(status.rpartition(" ")[2])
         if deleted != len(rows):  # somebody else removed rows of a claimed lane: never ours to do silently
             logger.error("settle.rows_missing", table=table, expected=len(rows), deleted=deleted)

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from app.cli import (
     api_docs,
     api_key,
+    chaos,
     database,
     dead_letters,
     demo,
@@ -73,6 +74,7 @@ for part in (
     dead_letters,
     verify,
     settings,
+    chaos,
 ):
     app.add_typer(part.app)
 app.add_typer(tasks.fakes_app)

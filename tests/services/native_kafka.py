@@ -27,8 +27,19 @@ _JAVA_OPTIONS = {
 class NativeKafka:
     """`Brokers` as Java processes on free ports. They end with this process, however it ends."""
 
-    def __init__(self, home: Path, brokers: int = 1, properties: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        brokers: int = 1,
+        properties: Mapping[str, str] | None = None,
+        *,
+        advertised: Mapping[int, tuple[int, int]] | None = None,
+    ) -> None:
+        """`advertised`: for each broker the port of a second listener, and the port of a proxy before it that its
+        clients are told to come to; brokers among themselves, and clients of the first listener, go past the proxies.
+        """
         self._home = home
+        self._advertised = advertised or {}
         self._directory = tempfile.TemporaryDirectory(prefix="outbox-kafka-")
         self._ports = {number: (free_port(), free_port()) for number in range(1, brokers + 1)}
         self._properties = {**cluster_properties(brokers), **(properties or {})}
@@ -112,6 +123,11 @@ class NativeKafka:
             "log.dirs": str(folder / "data"),
             **self._properties,
         }
+        if broker in self._advertised:
+            listening, told = self._advertised[broker]
+            properties["listeners"] += f",HOST://127.0.0.1:{listening}"
+            properties["advertised.listeners"] += f",HOST://127.0.0.1:{told}"
+            properties["inter.broker.listener.name"] = "PLAINTEXT"
         _write_properties(folder / "server.properties", properties)
         # What `kafka-storage.sh format` would write, without a Java process for each broker.
         identity = {

@@ -46,10 +46,16 @@ class OwnPostgres(PostgresServer, ABC):
 
 
 class LocalPostgres(OwnPostgres):
-    def __init__(self, settings: Mapping[str, str]) -> None:
+    def __init__(self, settings: Mapping[str, str], *, folder: Path | None = None) -> None:
+        """In `folder`, which is the caller's to delete, or in one of its own."""
         super().__init__("")
         self._directory = tempfile.TemporaryDirectory(prefix="outbox-postgres-")
-        self._server = EmbeddedPostgres(Path(self._directory.name), durable=False, settings={**SETTINGS, **settings})
+        place = folder or Path(self._directory.name)
+        self._server = EmbeddedPostgres(place, durable=False, settings={**SETTINGS, **settings})
+
+    @property
+    def running(self) -> bool:
+        return self._server.running
 
     @property
     def pid(self) -> int:
@@ -68,6 +74,11 @@ class LocalPostgres(OwnPostgres):
 
     async def kill(self) -> None:
         os.kill(self._server.pid, signal.SIGKILL)  # its children notice and end
+        await asyncio.to_thread(self._server.stop)
+
+    async def crash(self) -> None:
+        """Immediate shutdown: sessions are ended, nothing is written any more, and the next start recovers."""
+        os.kill(self._server.pid, signal.SIGQUIT)
         await asyncio.to_thread(self._server.stop)
 
     async def pause(self) -> None:

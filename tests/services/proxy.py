@@ -31,6 +31,8 @@ class TcpProxy:
         self.port = free_port()
         self.delay = timedelta(0)
         """How long each piece of data waits, in each direction."""
+        self.outgoing: set[int] = set()
+        """Local ports of the connections to the target: as a server sees who comes this way."""
 
     def through(self, url: str) -> str:
         """The address of a database, by way of this proxy."""
@@ -73,7 +75,12 @@ class TcpProxy:
             with suppress(OSError):
                 target_reader, target_writer = await asyncio.open_connection(*self._target)
                 ends.append(target_writer)
-                await self._forward(reader, writer, target_reader, target_writer)
+                outgoing = target_writer.get_extra_info("sockname")[1]
+                self.outgoing.add(outgoing)
+                try:
+                    await self._forward(reader, writer, target_reader, target_writer)
+                finally:
+                    self.outgoing.discard(outgoing)
             for end in ends:
                 end.close()  # what is still in its buffer goes out first
         except asyncio.CancelledError:  # by `cut`; going on with it would be logged as an error

@@ -61,6 +61,7 @@ def test_what_there_is() -> None:
         "verify",
         "settings markdown",
         "settings env",
+        "chaos",
     }
 
 
