@@ -2,12 +2,17 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
-from app.audit import Kind, Report, Scope
+from app.audit import Kind, Report, Scope, comparison
+from app.audit.order import KeyOrder
 from app.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, NotFound, SchemaError
-from tests.auditing import Scene, found, only, scene_on
+from app.kafka import log
+from app.kafka.log import Bounds, Log
+from relay.partitioner import partition_of
+from tests.auditing import PARTITIONS, Scene, found, only, scene_on
 from tests.ledger import Added
 from tests.relaying import running
 from tests.services.kafka import Kafka
@@ -315,6 +320,32 @@ async def test_a_system_at_work_is_no_false_alarm(scene: Scene) -> None:
             reports.append(await scene.audited(max_repeats=0))
     assert [report.findings for report in reports] == [()] * 5
     assert reports[-1].records > 0
+
+
+@pytest.mark.parametrize("moment", ["before the ends are read", "after the ends were read"])
+async def test_what_is_delivered_meanwhile_is_neither_lost_nor_invented(
+    scene: Scene, messages: list[Added], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    bounds = Log.bounds
+
+    async def beside(kafka: Log, topic: str, partition: int) -> Bounds:
+        early = await bounds(kafka, topic, partition)
+        await scene.deliver_by_hand(await scene.add((_KEY, b"new"), (b"key-2", b"new"), (None, b"new")))
+        return await bounds(kafka, topic, partition) if moment.startswith("before") else early
+
+    monkeypatch.setattr(Log, "bounds", beside)
+    report = await scene.audited(max_repeats=0)
+    assert report.findings == ()
+    assert report.records >= len(messages)
+
+
+async def test_keys_that_memory_does_not_hold_are_in_order_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "PORTION", 2)
+    monkeypatch.setattr(comparison, "KeyOrder", partial(KeyOrder, most=2))
+    keys = [key for key in (b"key-%d" % n for n in range(90)) if partition_of(key, PARTITIONS) == 0]
+    first, second, *others = await scene.add((keys[0], b"1"), (keys[0], b"2"), *((key, b"") for key in keys[1:20]))
+    *_, late = await scene.deliver_by_hand([second, *others, first])
+    only(await scene.audited(), Kind.OUT_OF_ORDER, (first, late))
 
 
 async def test_progress_comes_to_its_end(scene: Scene, messages: list[Added]) -> None:
