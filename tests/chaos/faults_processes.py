@@ -1,6 +1,7 @@
 """Faults of the service's own processes."""
 
 import asyncio
+import random
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ _PUBLISHING = """
 """
 _PATIENCE = 40.0
 """Seconds to catch a relay at what it does for milliseconds."""
+_LONGEST_STEP = 0.03
 _DATABASE_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
@@ -75,18 +77,26 @@ async def _catch(load: Load, relay: Child, fault: Fault) -> set[int]:
 async def _stop_at_it(
     relay: Child, ports: set[int], database: asyncpg.Connection, sending: "asyncio.Task[None]"
 ) -> set[int]:
-    while True:
-        last = sending.done()
+    """Let the relay go on in steps, until one ends between its fetch and its settle."""
+
+    async def step(seconds: float) -> set[int]:
+        relay.signal(signal.SIGCONT)
+        await asyncio.sleep(seconds)
         relay.signal(signal.SIGSTOP)
         held: set[int] = set()
         # Twice: what it had said before it was stopped may have been on its way.
         for _ in range(2):
             await asyncio.sleep(0.01)
             held = {row[0] for row in await database.fetch(_PUBLISHING)} & ports
-        if held or last:
+        return held
+
+    while True:
+        last = sending.done()
+        # Seen first, it has its messages and has not looked at them: the second step lets it send some, or all.
+        if await step(0.003) and (held := await step(random.uniform(0, _LONGEST_STEP))):
             return held
-        relay.signal(signal.SIGCONT)
-        await asyncio.sleep(0.003)
+        if last:
+            return set()
 
 
 async def _taken_over(load: Load, held: set[int], fault: Fault, limit: float) -> None:

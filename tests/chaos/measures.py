@@ -29,8 +29,8 @@ class Measured:
 
 def measure(evidence: Evidence) -> list[Measured]:
     rows = [
-        _row("lanes taken over after kill -9 of their relay", _details(evidence, "kill-relay", "taken_over_after")),
-        _row("lanes taken over after SIGSTOP of their relay", _details(evidence, "freeze-relay", "taken_over_after")),
+        _of_faults("lanes taken over after kill -9 of their relay", evidence, "kill-relay", _taken_over),
+        _of_faults("lanes taken over after SIGSTOP of their relay", evidence, "freeze-relay", _taken_over),
         _of_faults("repeats per kill -9 of a relay", evidence, "kill-relay", _repeats(evidence), "messages"),
         _of_faults("repeats per SIGSTOP of a relay", evidence, "freeze-relay", _repeats(evidence), "messages"),
     ]
@@ -49,9 +49,9 @@ def _row(what: str, values: Iterable[float], unit: str = "s", *, alone: bool = T
     return Measured(what, len(found), round(statistics.median(found), 3), round(found[-1], 3), unit, alone)
 
 
-def _details(evidence: Evidence, kind: str, name: str) -> list[float]:
-    values = [fault.details.get(name) for fault in evidence.faults if fault.kind == kind]
-    return [value for value in values if isinstance(value, float)]
+def _taken_over(fault: Fault) -> float | None:
+    took = fault.details.get("taken_over_after")
+    return took if isinstance(took, float) else None
 
 
 def _of_faults(
