@@ -73,6 +73,10 @@ endif
 bench: installed-dev ## measure; `make bench drain` measures only that
 	@exec $(BIN)/python -m bench $(BENCHES) $(ARGS)
 
+.PHONY: model
+model: installed-dev ## explore the protocol, and break each of its rules; ARGS='name…' for some of it
+	@exec $(BIN)/python -m tests.model $(ARGS)
+
 # ---------------------------------------------------------------------------------------- maintain
 
 .PHONY: format
