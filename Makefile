@@ -77,6 +77,10 @@ bench: installed-dev ## measure; `make bench drain` measures only that
 chaos: installed-dev ## break everything on purpose, and judge it (ARGS="--seed 20 --minutes 2"; needs KAFKA_HOME)
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
+.PHONY: model
+model: installed-dev ## explore the protocol, and break each of its rules; ARGS='name…' for some of it
+	@exec $(BIN)/python -m tests.model $(ARGS)
+
 # ---------------------------------------------------------------------------------------- maintain
 
 .PHONY: format
