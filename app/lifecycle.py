@@ -94,12 +94,21 @@ async def supervise(
     first_pause: timedelta = timedelta(seconds=0.1),
     longest_pause: timedelta = timedelta(seconds=30),
 ) -> None:
-    """Run `run` until told to stop; start it again when it ends or fails before that, pausing ever longer."""
+    """Run `run` until told to stop; start it again when it ends or fails before that, pausing ever longer.
+
+    `run` gets a task of its own: a cancellation that comes out of it, and that nobody asked for, is a failure like
+    others, while in our own task it could not be told from being cancelled ourselves, and `run` would be gone.
+    """
     pause = first_pause
     while not stop.is_set():
         started = asyncio.get_running_loop().time()
+        task = asyncio.create_task(_run(run), name=name)
         try:
-            await run()
+            await _wait_for(task)
+            if task.cancelled():
+                logger.error("task.cancelled", task=name, pause=pause.total_seconds())
+            else:
+                task.result()
         except Unavailable as error:
             logger.warning("task.interrupted", task=name, reason=str(error), pause=pause.total_seconds())
         except Exception:
@@ -107,8 +116,25 @@ async def supervise(
         else:
             if stop.is_set():
                 return
-            logger.error("task.ended", task=name)
+            if not task.cancelled():
+                logger.error("task.ended", task=name)
         if asyncio.get_running_loop().time() - started > longest_pause.total_seconds():
             pause = first_pause
         await wait(stop, pause)
         pause = min(pause * 2, longest_pause)
+
+
+async def _run(run: Callable[[], Awaitable[None]]) -> None:
+    await run()
+
+
+async def _wait_for(task: asyncio.Task[None]) -> None:
+    """Wait until it has ended, whatever the end. When the caller is cancelled, so is the task, and it is waited for."""
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # or asyncio reports it as lost
+        raise
