@@ -9,7 +9,6 @@ of many children a second.
 import asyncio
 import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -53,7 +52,7 @@ class Child:
     async def stop_soon(self, word: str) -> None:
         """Tell it to stop once its log has this word; whatever comes of that."""
         await self.says(word)
-        self.signal(signal.SIGTERM)
+        self.terminate()
 
     async def dies(self) -> None:
         """Wait until it has died of its fault."""
@@ -62,13 +61,13 @@ class Child:
 
     async def stop(self) -> None:
         """Tell it to stop, which it must do in an orderly way."""
-        self.signal(signal.SIGTERM)
+        self.terminate()
         status = await self._end()
         assert status == 0, f"it ended with {status}: {self.log}"
 
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+    def terminate(self) -> None:
+        """Tell it to stop."""
+        self._process.terminate()
 
     async def _end(self) -> int:
         async def ended() -> bool:

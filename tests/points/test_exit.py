@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
-from tests.points import relaying
+from tests.points import answering, relaying
 from tests.services.kafka import Kafka
 from tests.services.postgres_server import PostgresServer
 
@@ -42,3 +42,7 @@ def everywhere(postgres: PostgresServer, template_database: str, kafka: Kafka) -
 
 async def test_a_relay_that_dies_anywhere(everywhere: Callable[..., Awaitable[None]]) -> None:
     await everywhere(relaying.POINTS, relaying.die_at)
+
+
+async def test_an_api_that_dies_anywhere(everywhere: Callable[..., Awaitable[None]]) -> None:
+    await everywhere(answering.POINTS, answering.die_at)
