@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -72,12 +73,32 @@ class Armed:
                 await asyncio.sleep(fault.seconds)
 
 
+_armed: ContextVar[Armed | None] = ContextVar("armed", default=None)
+_blocks = 0
+
+
+async def _strike(point: str) -> None:
+    arming = _armed.get()
+    if arming is not None:
+        await arming(point)
+
+
 @contextmanager
 def armed(fault: Fault) -> Iterator[Armed]:
-    """The fault in the test's own process, until the end of the block. There it must have struck."""
-    arming = failpoints.hook = Armed(fault)
+    """The fault in the test's own process, until the end of the block. By then it must have struck.
+
+    Only tasks that are begun in the block can meet it, so that several tests may run at once.
+    """
+    global _blocks  # noqa: PLW0603 - the hook itself is one for the process
+    arming = Armed(fault)
+    token = _armed.set(arming)
+    _blocks += 1
+    failpoints.hook = _strike
     try:
         yield arming
         assert arming.struck.is_set(), f"{fault.point} was never reached"
     finally:
-        failpoints.hook = None
+        _armed.reset(token)
+        _blocks -= 1
+        if not _blocks:
+            failpoints.hook = None

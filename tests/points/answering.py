@@ -60,15 +60,12 @@ class Client:
             return None
 
     async def insist(self) -> httpx2.Response:
-        async def answered() -> httpx2.Response | None:
-            response = await self.ask()
-            if response is None or response.status_code in {409, 500, 503}:
-                return None
-            return response
-
-        response = await until(answered)
-        assert response.status_code == 201
-        return response
+        async with asyncio.timeout(30):
+            while True:
+                response = await self.ask()
+                if response is not None and response.status_code not in {409, 500, 503}:
+                    assert response.status_code == 201
+                    return response
 
     async def stored(self) -> int:
         """0 or 1 of each: row, message, kept answer, and the message is the row's (all or nothing)."""
