@@ -54,9 +54,9 @@ class Child:
         await self.says(word)
         self.terminate()
 
-    async def dies(self) -> None:
+    async def dies(self, timeout: timedelta = _LONG) -> None:
         """Wait until it has died of its fault."""
-        status = await self._end()
+        status = await self._end(timeout)
         assert status == EXIT_STATUS, f"it ended with {status}: {self.log}"
 
     async def stop(self) -> None:
@@ -69,11 +69,15 @@ class Child:
         """Tell it to stop."""
         self._process.terminate()
 
-    async def _end(self) -> int:
+    def kill(self) -> None:
+        """End it here and now."""
+        self._process.kill()
+
+    async def _end(self, timeout: timedelta = _LONG) -> int:
         async def ended() -> bool:
             return self._process.exitcode is not None
 
-        await until(ended, _LONG)
+        await until(ended, timeout)
         assert self._process.exitcode is not None
         return self._process.exitcode
 
