@@ -44,10 +44,14 @@ class Child:
         """Wait until its log has this word."""
 
         async def said() -> bool:
-            assert self._process.exitcode is None, f"it ended with {self._process.exitcode}: {self.log}"
+            self.lives()
             return word in self.log
 
         await until(said, _LONG)
+
+    def lives(self) -> None:
+        """Fail the test unless it runs."""
+        assert self._process.exitcode is None, f"it ended with {self._process.exitcode}: {self.log}"
 
     async def stop_soon(self, word: str) -> None:
         """Tell it to stop once its log has this word; whatever comes of that."""

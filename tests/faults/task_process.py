@@ -1,6 +1,7 @@
 """A process with the tasks' part of the service. Without a topic to import from (`main([])`) only the runner runs."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -24,6 +25,7 @@ async def _main(topics: Sequence[str]) -> None:
     settings = load(_env_file=None)
     log.configure(settings)
     with lifecycle.stop_on_signals() as stop:
+        sys.stderr.write("tasks.ready\n")
         engine = create_engine(settings, role="tasks", pool_size=4, deadline=settings.task_database_deadline)
         async with connect_all(settings) as providers, asyncio.TaskGroup() as group:
             group.create_task(Runner(settings, engine, providers).run(stop))

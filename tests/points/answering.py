@@ -13,7 +13,7 @@ import httpx2
 
 from app import main
 from app.settings import Settings, load
-from tests.armed import child
+from tests.armed import Child, child
 from tests.engine import connect
 from tests.failpoints import Action, Fault, Injected, armed
 from tests.services.kafka import Kafka
@@ -99,14 +99,14 @@ async def die_at(point: str, database_url: str, _kafka: Kafka) -> None:
     command = ("api", "--port", str(port))
     async with client(database_url, port) as it:
         async with child(*command, fault=fault, settings=settings(database_url)) as dying:
-            await listening(port)
+            await listening(dying, port)
             response = await it.ask()
             assert (response is None) == (not point.startswith("shutdown."))
             if response is not None:
                 dying.terminate()
             await dying.dies()
         async with child(*command, settings=settings(database_url)) as heir:
-            await listening(port)
+            await listening(heir, port)
             await it.judge(fault)
             await heir.stop()
 
@@ -146,10 +146,11 @@ async def serving(loaded: Settings, listener: socket.socket) -> AsyncIterator[No
             await asyncio.wait_for(task, 30)
 
 
-async def listening(port: int) -> None:
-    """Wait until somebody takes requests there."""
+async def listening(server: Child, port: int) -> None:
+    """Wait until the process takes requests there."""
 
     async def accepts() -> bool:
+        server.lives()
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
