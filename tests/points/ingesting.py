@@ -63,9 +63,11 @@ class Input:
         """Each request has one user and one reply, what is none is a dead letter, and Kafka knows that all is done."""
         users = self.users
         exhausted = self.state == DEADLY  # the very first record
-        await until(self._all_done, timedelta(seconds=60))
+        await self.all_done()
         emails = sorted(row["email"] for row in await users.users())
-        assert emails == [f"{number}@example.com" for number in range(exhausted, REQUESTS)]
+        assert emails == [f"{number}@example.com" for number in range(exhausted, REQUESTS)], (
+            "effects are lost, or repeated"
+        )
         replies = await users.replies()
         assert len(replies) == REQUESTS + 1, "one for each request, and one for what is none"
         letters = [letter.headers["dlq.reason"] for letter in await users.dead_letters()]
@@ -73,6 +75,10 @@ class Input:
         assert len(await users.owed()) == len(replies) + len(letters)
         assert await self._remembered() == set(self.lies.values())
         assert not await users.connection.fetchval("SELECT count(*) FROM inbox_attempts")
+
+    async def all_done(self) -> None:
+        """Wait until the group has told Kafka that it has done everything."""
+        await until(self._all_done, timedelta(seconds=60))
 
     async def not_ahead(self) -> None:
         """What the group has told Kafka that it has done, it has done."""
@@ -107,7 +113,7 @@ class Input:
 
 
 @asynccontextmanager
-async def lying(database_url: str, kafka: Kafka, state: str, **overrides: float) -> AsyncIterator[Input]:
+async def lying(database_url: str, kafka: Kafka, state: str, **overrides: Any) -> AsyncIterator[Input]:
     settings = await kafka_settings(kafka, partitions=PARTITIONS)
     settings |= overrides | {
         "kafka_import_topic": await kafka.create_topic(partitions=1),
@@ -163,16 +169,19 @@ async def die_at(point: str, database_url: str, kafka: Kafka) -> None:
             await heir.stop()
 
 
-async def meet(fault: Fault, database_url: str, kafka: Kafka) -> None:
-    """A consumer fails, is cancelled or late there, and is started again where that ended it."""
-    hasty = {"consumer_database_deadline": DEADLINE, "consumer_stalled_after": 3}
+async def meet(fault: Fault, database_url: str, kafka: Kafka, *, judged: bool = True, **overrides: Any) -> None:
+    """A consumer fails, is cancelled or late there, and is started again where that ended it.
+
+    With `judged` false the caller judges what came of it, once all is done.
+    """
+    hasty = {"consumer_database_deadline": DEADLINE, "consumer_stalled_after": 3} | overrides
     async with lying(database_url, kafka, POINTS[fault.point], **hasty) as it:
         with armed(fault) as arming:
             stop, consumer = asyncio.Event(), it.users.consumer()
             run = asyncio.create_task(lifecycle.supervise("users", lambda: consumer.run(stop), stop))
             try:
                 await asyncio.wait_for(arming.struck.wait(), 30)
-                await it.judge()
+                await (it.judge() if judged else it.all_done())
             finally:
                 stop.set()
                 await asyncio.wait_for(run, 30)
