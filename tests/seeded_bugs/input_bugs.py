@@ -109,7 +109,8 @@ async def die_with_a_dead_letter(bench: Bench) -> None:
     """A consumer dies with a dead letter in its hands; in Kafka there must be one, as the input was one."""
     topic = await bench.kafka.create_topic()
     fault = Fault("dlq.after_outbox_row", Action.CANCEL)
-    await ingesting.meet(fault, bench.database_url, bench.kafka, users_dead_letters_topic=topic, judged=False)
+    topics = {"users_dead_letters_topic": topic, "users_responses_topic": await bench.kafka.create_topic()}
+    await ingesting.meet(fault, bench.database_url, bench.kafka, judged=False, **topics)
     async with running(hurried(bench.database_url, bench.kafka.bootstrap_servers)):
         await empty(bench.database_url)
     letters = await bench.kafka.records(topic, at_least=0)

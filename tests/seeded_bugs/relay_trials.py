@@ -1,6 +1,7 @@
 """Pieces of a relay's life in which a mistake shows."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -19,7 +20,10 @@ from tests.services.kafka import Kafka
 from tests.waiting import until
 from tests.writers import driver, sessions_on
 
-_PLAIN = "INSERT INTO outbox_messages (lane, topic, payload, type) VALUES (0, 't', '\\x00', 't') RETURNING message_id"
+_PLAIN = """
+    INSERT INTO outbox_messages (lane, topic, payload, type) VALUES (0, 't', '\\x00', 't')
+    RETURNING id, message_id, topic, key, headers, payload, type
+"""
 # Every round may move the floor, and the scan that would find what lies below it is for these tests to do.
 _FLOORS = {"relay_floor_step": 1, "relay_floor_interval": 0.001, "relay_scan_interval": 3600, "relay_slots": 1}
 
@@ -117,7 +121,7 @@ def _scans() -> float:
 
 
 async def _insert(connection: asyncpg.Connection) -> list[Added]:
-    return await added(connection, [await connection.fetchval(_PLAIN)])
+    return [Added(*await connection.fetchrow(_PLAIN))]
 
 
 async def _delivered(broker: Broker, message: Added) -> None:
@@ -173,11 +177,11 @@ async def refuse_what_is_too_large(bench: Bench) -> None:
         ledger = Ledger(connection)
         async with running(hurried(bench.database_url, bench.kafka.bootstrap_servers, relay_slots=1)):
             await ledger.fill(topic, messages=5)
-            (large,) = await ledger.add(topic, [(b"large", bytes(10_000))])
+            (large,) = await ledger.add(topic, [(b"large", random.randbytes(10_000))])
             await ledger.fill(topic, messages=5)
             await empty(bench.database_url, 2 * bench.patience)
         _, left = await read(connection)
-        assert set(left.dead) == {large.message_id}
+        assert set(left.dead) == {large.message_id}, f"dead letters: {left.dead}"
 
 
 async def write_one_key_twice(bench: Bench) -> None:
