@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
+from tests.relaying import no_lost_errors
 from tests.services.kafka import Kafka
 from tests.services.postgres_server import PostgresServer
+from tests.waiting import until
 
 Trial = Callable[[str, str, Kafka], Awaitable[None]]
 """Let something happen at this point, with this database and this Kafka, and judge what came of it."""
@@ -38,8 +40,16 @@ def everywhere(postgres: PostgresServer, template_database: str, kafka: Kafka) -
                 finally:
                     await postgres.drop_database(url)
 
-        async with asyncio.TaskGroup() as group:
-            for point in points:
-                group.create_task(one(point), name=point)
+        before = asyncio.all_tasks()
+        with no_lost_errors():
+            async with asyncio.TaskGroup() as group:
+                for point in points:
+                    group.create_task(one(point), name=point)
+            await until(lambda: _nothing_is_left(before))
 
     return run
+
+
+async def _nothing_is_left(before: set[asyncio.Task[Any]]) -> bool:
+    """Have all tasks ended that were begun since then? What was given up may still clean up."""
+    return not {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}

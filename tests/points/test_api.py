@@ -4,9 +4,13 @@ import pytest
 
 from tests.failpoints import Action, Fault
 from tests.points import answering
+from tests.points.conftest import Everywhere
+from tests.services.kafka import Kafka
 
 
 @pytest.mark.parametrize("action", [Action.RAISE, Action.CANCEL, Action.SLEEP])
-@pytest.mark.parametrize("point", answering.POINTS)
-async def test_what_a_client_repeats_is_done_once(database_url: str, point: str, action: Action) -> None:
-    await answering.meet(Fault(point, action, seconds=answering.SECONDS), database_url)
+async def test_what_a_client_repeats_is_done_once(everywhere: Everywhere, action: Action) -> None:
+    async def trial(point: str, database_url: str, _kafka: Kafka) -> None:
+        await answering.meet(Fault(point, action, seconds=answering.SECONDS), database_url)
+
+    await everywhere(answering.POINTS, trial)
