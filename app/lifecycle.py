@@ -99,25 +99,43 @@ async def supervise(
 
     What ran for `steady`, and for longer than it had to wait before, was well: the pauses begin anew. Counted on over
     that, interruptions by others (sessions ended, a database restarted) would add up until nobody works.
+
+    `run` gets a task of its own: a cancellation that comes out of it, and that nobody asked for, is a failure like
+    others, while in our own task it could not be told from being cancelled ourselves, and `run` would be gone.
     """
     pause, paused = first_pause, timedelta(0)
     while not stop.is_set():
         started = asyncio.get_running_loop().time()
-        failure: Exception | None = None
-        try:
-            await run()
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is started again
-            failure = error
-        if failure is None and stop.is_set():
+        task = asyncio.create_task(_run(run), name=name)
+        await _wait_for(task)
+        failure = None if task.cancelled() else task.exception()
+        if stop.is_set() and failure is None and not task.cancelled():
             return
         if asyncio.get_running_loop().time() - started > max(steady, paused).total_seconds():
             pause = first_pause
+        seconds = pause.total_seconds()
         match failure:
-            case None:
-                logger.error("task.ended", task=name, pause=pause.total_seconds())
             case Unavailable():
-                logger.warning("task.interrupted", task=name, reason=str(failure), pause=pause.total_seconds())
+                logger.warning("task.interrupted", task=name, reason=str(failure), pause=seconds)
+            case None:
+                logger.error("task.cancelled" if task.cancelled() else "task.ended", task=name, pause=seconds)
             case _:
-                logger.error("task.failed", task=name, pause=pause.total_seconds(), exc_info=failure)
+                logger.error("task.failed", task=name, pause=seconds, exc_info=failure)
         await wait(stop, pause)
         paused, pause = pause, min(pause * 2, longest_pause)
+
+
+async def _run(run: Callable[[], Awaitable[None]]) -> None:
+    await run()
+
+
+async def _wait_for(task: asyncio.Task[None]) -> None:
+    """Wait until it has ended, whatever the end. When the caller is cancelled, so is the task, and it is waited for."""
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # or asyncio reports it as lost
+        raise

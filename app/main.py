@@ -9,7 +9,7 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from app import asyncapi
+from app import asyncapi, failpoints
 from app.api import docs, guard, handlers, health, messages, server
 from app.api.dependencies import Database
 from app.api.health import Readiness
@@ -48,6 +48,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
+        await failpoints.reach("shutdown.before_close")
         if engine is None:
             await pool.dispose()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app import lifecycle, log
+from app import failpoints, lifecycle, log
 from app.api.health import Readiness
 from app.db import create_engine, in_transaction
 from app.inbox import store
@@ -98,6 +98,7 @@ class Worker:
         tasks.append(asyncio.create_task(lifecycle.supervise("inbox", forget, stop), name="inbox"))
         try:
             await stop.wait()
+            await failpoints.reach("shutdown.before_drain")
             _, late = await asyncio.wait(tasks, timeout=settings.consumer_drain_deadline.total_seconds())
             if late:
                 logger.warning("worker.stopped_late", tasks=sorted(task.get_name() for task in late))

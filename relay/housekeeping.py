@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import asyncpg
 
-from app import db, log, metrics
+from app import db, failpoints, log, metrics
 from app.lifecycle import wait
 from app.settings import Settings
 from relay import store
@@ -132,6 +132,7 @@ async def _do(connection: asyncpg.Connection, task: _Task, settings: Settings) -
         async with connection.transaction():
             if task.number is None or await connection.fetchval(_TURN, _LOCK_NAMESPACE, task.number):
                 await task.run(connection, settings)
+                await failpoints.reach("relay.housekeeping_before_commit")
     except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.CheckViolationError) as error:
         logger.warning("housekeeping.postponed", task=task.name, reason=db.sqlstate(error))
     took = time.monotonic() - started

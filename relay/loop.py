@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
-from app import log
+from app import failpoints, log
 from app.lifecycle import supervise
 from app.settings import Settings
 from relay import housekeeping
@@ -46,6 +46,7 @@ class Relay:
         tasks.append(asyncio.create_task(supervise("housekeeping", keeper, stop), name="housekeeping"))
         try:
             await stop.wait()
+            await failpoints.reach("shutdown.before_flush")
             self._shared.traffic.release()
             self._shared.wake.set()
             _, late = await asyncio.wait(tasks, timeout=settings.publish_deadline.total_seconds() + 2)

@@ -16,7 +16,7 @@ from itertools import count
 from aiokafka import errors as kafka
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from app import log
+from app import failpoints, log
 from app.settings import KafkaSettings
 from relay import producer as producers
 from relay.outcomes import BatchRefused, Delivered, Outcome, OwedMessage, Refused, TopicUnavailable, Unknown, Unsent
@@ -192,7 +192,10 @@ class _Attempt:
         try:
             async with asyncio.timeout_at(self.end):
                 await self.producer.await_leader(topic, partition)
-                metadata = await (await self.producer.send_batch(builder, topic, partition=partition))
+                await failpoints.reach("relay.before_send")
+                answer = await self.producer.send_batch(builder, topic, partition=partition)
+                await failpoints.reach("relay.after_send")
+                metadata = await answer
         except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:
             return _outcome(error, topic, batch)
         if metadata.offset < 0:  # it was stored before, but the broker no longer knows where: a receipt would lie

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from app import log, metrics
+from app import failpoints, log, metrics
 from app.db import DRIVER_ERRORS, is_transient, sqlstate, unavailable
 from app.errors import BrokerUnavailable, DatabaseUnavailable
 from app.lifecycle import jittered, wait
@@ -138,6 +138,7 @@ class Slot:
             raise
         finally:
             self._shared.released(done.lanes)
+        await failpoints.reach("relay.after_commit")
         self._settled(done)
         return done.messages > 0
 
@@ -146,14 +147,17 @@ class Slot:
         shared, settings = self._shared, self._settings
         lanes = done.lanes = await store.claim(connection, share.lanes, limit=share.limit)
         shared.claimed(lanes)
+        await failpoints.reach("relay.after_claim")
         if not lanes:
             return
         fetched = await store.fetch(connection, lanes, messages=share.messages, size=share.size)
+        await failpoints.reach("relay.after_fetch")
         done.messages = len(fetched.messages)
         todo = plan(fetched, messages=share.messages, size=share.size, probes=share.limit == 1)
         shared.planned(share, lanes, todo)
         started = time.monotonic()
         outcomes = await self._publish(todo.send, lanes)
+        await failpoints.reach("relay.after_ack_before_settle")
         ended = conclude(
             todo,
             lanes,
@@ -166,6 +170,7 @@ class Slot:
         done.settlement = ended.settlement
         shared.learn(ended, lanes, todo.send)
         await store.settle(connection, ended.settlement, settings)
+        await failpoints.reach("relay.before_commit")
 
     async def _publish(self, messages: Sequence[OwedMessage], lanes: Sequence[Lane]) -> Sequence[Outcome]:
         """Send what may go. Other slots take over the looking when the broker is slow."""

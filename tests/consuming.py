@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
-import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
@@ -23,6 +22,7 @@ from app.users.consumer import UsersHandler
 from tests.services.kafka import Kafka
 from tests.services.postgres_server import dsn
 from tests.services.proxy import TcpProxy
+from tests.tracebacks import draw_plainly
 from tests.waiting import until
 
 PARTITIONS = 3
@@ -30,13 +30,7 @@ PARTITIONS = 3
 NAMESPACE = "urn://www.example.com"
 _groups = itertools.count(1)
 
-# Of tracebacks only what is read: drawing all local variables takes seconds.
-structlog.configure(
-    processors=[
-        structlog.stdlib.add_log_level,
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
-    ]
-)
+draw_plainly()
 
 
 def user_xml(

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar, cast
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from app import failpoints
 from app.db import in_transaction
 
 _T = TypeVar("_T")
@@ -31,6 +32,7 @@ class Database:
     async def write(self, work: Callable[[AsyncSession], Awaitable[_T]]) -> _T:
         """Do `work`, then wake who delivers the messages that it added."""
         result = await in_transaction(self.sessions, work, deadline=self.deadline)
+        await failpoints.reach("api.after_commit")
         self.on_commit()
         return result
 

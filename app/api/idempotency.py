@@ -16,7 +16,7 @@ from sqlalchemy import Interval, bindparam, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import metrics
+from app import failpoints, metrics
 from app.api.dependencies import Database, DatabaseDependency
 from app.api.kinds import IDEMPOTENCY_KEY_INVALID, IDEMPOTENCY_KEY_REQUIRED, IDEMPOTENCY_KEY_REUSED, IN_PROGRESS
 from app.api.problems import Refused
@@ -114,8 +114,11 @@ class Once:
             kept = await _find(session, identity)
             if kept is not None:
                 return Replayed(kept)
+            await failpoints.reach("api.before_domain")
             answer = await work(session)
+            await failpoints.reach("api.after_outbox")
             await _keep(session, identity, answer, self.ttl)
+            await failpoints.reach("api.before_commit")
             return Done(answer)
 
         return _response(await self.database.write(once))

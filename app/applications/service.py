@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import outbox
+from app import failpoints, outbox
 from app.applications.events import application_created
 from app.applications.models import applications
 from app.applications.names import fold
@@ -39,6 +39,7 @@ async def create(session: AsyncSession, *, user_name: str, description: str, top
     large.
     """
     application = await store(session, user_name=user_name, description=description)
+    await failpoints.reach("api.after_domain")
     message = application_created(application, topic=topic, source=source)
     await outbox.add(session, message)
     return Created(application, message)

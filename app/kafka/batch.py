@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app import log, metrics, outbox
+from app import failpoints, log, metrics, outbox
 from app.db import in_transaction, sqlstate
 from app.errors import OutboxError, Unavailable
 from app.inbox import store
@@ -143,10 +143,12 @@ class Batches(Generic[_T]):
         attempts = await self.in_transaction(work)
         # Tried again after the database was away, this is still the same attempt.
         self._begun[place] = attempts
+        await failpoints.reach("ingest.after_attempt_row")
         return attempts
 
     async def _give_up(self, record: Input, attempts: Attempts) -> None:
         """Make it a dead letter without touching what it contains."""
+        await failpoints.reach("dlq.before_give_up")
         for answered in (True, False):
             item = self._item(record, Undecodable(ATTEMPTS_EXHAUSTED, answered=answered), attempts)
             try:
@@ -161,6 +163,7 @@ class Batches(Generic[_T]):
                     raise
 
     async def _decode(self, record: Input) -> _Item[_T]:
+        await failpoints.reach("ingest.in_parse")
         if record.is_older_than(self._settings.inbox_retention):
             return self._item(record, Undecodable(TOO_OLD, answered=False))
         if len(record.value or b"") <= _LARGE:
@@ -174,6 +177,7 @@ class Batches(Generic[_T]):
     async def _transaction(self, items: Sequence[_Item[_T]], *, done: Place | None = None) -> None:
         async def work(session: AsyncSession) -> tuple[int, int]:
             fresh, clashes = await self._remember(session, items)
+            await failpoints.reach("ingest.after_inbox_row")
             messages = [self._dead_letter(item, KEY_REUSED) for item in clashes]
             inputs: list[tuple[Input, _T]] = []
             for item in fresh:
@@ -185,14 +189,20 @@ class Batches(Generic[_T]):
                     inputs.append((item.record, item.content))
             if inputs:
                 messages += await self._handler.handle(session, inputs)
+                await failpoints.reach("ingest.after_domain")
             if done is not None:
                 await store.end_attempt(session, self.name, done)
             # Last: the locks of the keys are held until the commit.
             await outbox.add(session, *messages)
-            return len(inputs), len(fresh) - len(inputs) + len(clashes)
+            dead_lettered = len(fresh) - len(inputs) + len(clashes)
+            if dead_lettered:
+                await failpoints.reach("dlq.after_outbox_row")
+            await failpoints.reach("ingest.before_commit")
+            return len(inputs), dead_lettered
 
         with metrics.consumer_batch_seconds.labels(self.name).time():
             handled, dead_lettered = await self.in_transaction(work)
+        await failpoints.reach("ingest.after_commit_before_offset")
         self._on_commit()
         counts = {"handled": handled, "dead_lettered": dead_lettered, "repeated": len(items) - handled - dead_lettered}
         for outcome, count in counts.items():

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import lifecycle, log, metrics
+from app import failpoints, lifecycle, log, metrics
 from app.db import sqlstate
 from app.errors import BrokerUnavailable, Unavailable
 from app.inbox import store
@@ -101,6 +101,7 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
                 fetched = await self._fetch(stop)
                 try:
                     if fetched:
+                        await failpoints.reach("ingest.after_fetch")
                         await self._take(fetched)
                         self._waiting_since = time.time()
                 finally:
@@ -214,6 +215,7 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
         """Kafka's word that these go to somebody: finish what is in hand first, or it would be done twice."""
         metrics.consumer_rebalances.labels(self._batches.name).inc()
         self._hurry.set()
+        await failpoints.reach("ingest.on_revoke")
         if not await lifecycle.wait(self._idle, self._settings.consumer_drain_deadline):
             logger.warning("consumer.revoked_in_hand", consumer=self._batches.name)
         await self._tidy_up()
@@ -241,6 +243,7 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
             return await store.take_over(session, self._batches.name, places, self._owner)
 
         untidy = await self._batches.in_transaction(work)
+        await failpoints.reach("ingest.after_take_over")
         for topic, partition in untidy:
             self._careful[TopicPartition(topic, partition)] = self._settings.consumer_batch_records
             logger.warning("consumer.careful", consumer=self._batches.name, topic=topic, partition=partition)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from app import lifecycle, log, metrics
+from app import failpoints, lifecycle, log, metrics
 
 logger = log.get(__name__)
 
@@ -53,6 +53,7 @@ class Offsets:
         if not self._uncommitted:
             return
         offsets = dict(self._uncommitted)
+        await failpoints.reach("ingest.before_offset")
         try:
             # By itself the client would try for ever.
             await lifecycle.within(_DEADLINE, self._kafka.commit(offsets))
@@ -66,6 +67,7 @@ class Offsets:
             for tp, offset in offsets.items():
                 if self._uncommitted.get(tp) == offset:
                     del self._uncommitted[tp]
+            await failpoints.reach("ingest.after_offset")
 
     def _measure(self) -> None:
         for tp in self._kafka.assignment():

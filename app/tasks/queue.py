@@ -12,7 +12,7 @@ from uuid import uuid4
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import lifecycle, log
+from app import failpoints, lifecycle, log
 from app.errors import Unavailable
 from app.settings import Settings
 from app.tasks import claims, measures, settling
@@ -81,6 +81,7 @@ class Queue:
 
     async def _finish(self) -> None:
         """Wait for calls under way and their settling; what is late is given up, and its outcome is then unknown."""
+        await failpoints.reach("shutdown.before_finish")
         end = time.monotonic() + self._settings.task_stop_deadline.total_seconds()
         while self._tasks and (left := end - time.monotonic()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
@@ -139,6 +140,8 @@ class Queue:
         finally:
             if claim is None or claim.slot not in mine:
                 self._idle += mine
+        if claim is not None:
+            await failpoints.reach("tasks.after_claim")
         return claim
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -201,20 +204,28 @@ class Queue:
         if time.monotonic() - started > _SLOT_MARGIN.total_seconds() / 2:
             # Frozen, or kept waiting, since the claim: the slot may be another's before the call ends.
             return Busy("NOT_ASKED", timedelta(0), claim.operation_id)
+        await failpoints.reach("tasks.before_call")
         with measures.calling(claim.provider):
             outcome = await self._provider.ask(Question(claim.task_type, claim.input, claim.operation_id))
+        await failpoints.reach("tasks.after_call_before_finish")
         measures.count(claim.provider, outcome)
         return outcome
 
     async def _settle(self, work: Callable[[AsyncSession], Awaitable[None]]) -> None:
         """Bring the answer in, as often as it takes: it is paid."""
+
+        async def settle(session: AsyncSession) -> None:
+            await work(session)
+            await failpoints.reach("tasks.before_commit")
+
         while True:
             try:
-                await self._database.write(work)
+                await self._database.write(settle)
             except Unavailable as error:
                 logger.warning("task.settle_postponed", provider=self.name, reason=str(error))
                 await asyncio.sleep(lifecycle.jittered(_SETTLE_PAUSE).total_seconds())
             else:
+                await failpoints.reach("tasks.after_commit")
                 self._on_commit()
                 self.wake()  # a task that asks the same may be waiting for this answer
                 return

@@ -13,7 +13,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app import lifecycle
+from app import failpoints, lifecycle
 from app.settings import Settings
 from app.tasks import claims, endings, measures, settling
 from app.tasks.database import Database
@@ -76,4 +76,5 @@ class Runner:
             await endings.postpone(session, claim, operation_id=claim.operation_id)
         else:
             await settling.settle(session, claim, settling.LOST, self._settings)
+        await failpoints.reach("tasks.recover_before_commit")
         return True

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Select, func, literal, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import outbox, trace
+from app import failpoints, outbox, trace
 from app.errors import Conflict, NotFound
 from app.settings import Settings
 from app.tasks import claims
@@ -129,6 +129,7 @@ async def accept(
             endings.append(await _finish(session, new, cached[key], settings))
         else:
             endings.append(Accepted(new.task_id, row.state, row.result_id, row.error))
+    await failpoints.reach("tasks.after_accept")
     return endings
 
 

@@ -2,16 +2,15 @@
 paid twice is known.
 """
 
-import asyncio
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
+from tests.armed import Child, child
+from tests.failpoints import Action, Fault
+from tests.faults import task_process
 from tests.providing import ServedFakes, serving_fakes
 from tests.tasking import QUICK, Tasks, tasks_on
 from tests.waiting import until
@@ -21,34 +20,27 @@ RESULTS = "integration.results"
 LONG = timedelta(seconds=90)
 
 
-def environment(database_url: str, fakes: ServedFakes, **overrides: object) -> dict[str, str]:
-    settings = HASTE | {"database_url": database_url, "fakes_url": fakes.url} | overrides
-    return os.environ | {name.upper(): str(value) for name, value in settings.items()}
+Settings = dict[str, object]
+
+
+def settings_of(database_url: str, fakes: ServedFakes, **overrides: object) -> Settings:
+    return HASTE | {"database_url": database_url, "fakes_url": fakes.url} | overrides
 
 
 @asynccontextmanager
-async def process(
-    env: dict[str, str], point: str = "never", number: int = 1
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process that is gone at the end of the block, stopped in an orderly way if it still lives."""
-    started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.faults.task_process", point, str(number), env=env
-    )
-    try:
+async def process(settings: Settings, *topics: str) -> AsyncIterator[Child]:
+    """A process that is told to stop at the end of the block."""
+    async with child(*topics, program=task_process.main, settings=settings) as started:
         yield started
-        if started.returncode is None:
-            started.terminate()
-            async with asyncio.timeout(40):
-                assert await started.wait() == 0
-    finally:
-        if started.returncode is None:
-            started.kill()
-            await started.wait()
+        await started.stop()
 
 
-async def dies(started: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(60):
-        assert await started.wait() == -signal.SIGKILL
+def dying(
+    settings: Settings, *topics: str, point: str | None = None, number: int = 1
+) -> AbstractAsyncContextManager[Child]:
+    """A process that dies when it reaches `point` for the `number`th time, or is killed by the test."""
+    fault = None if point is None else Fault(point, Action.EXIT, number)
+    return child(*topics, fault=fault, program=task_process.main, settings=settings)
 
 
 @pytest.fixture
@@ -67,14 +59,16 @@ async def each_was_answered_once(tasks: Tasks, count: int) -> None:
     assert results == done == count
 
 
-@pytest.mark.parametrize("point", ["claimed", "answered", "finishing", "settled"])
+@pytest.mark.parametrize(
+    "point", ["tasks.after_claim", "tasks.after_call_before_finish", "tasks.before_commit", "tasks.after_commit"]
+)
 async def test_a_phone_is_answered_whenever_its_process_dies(tasks: Tasks, point: str) -> None:
     async with serving_fakes(delay=0.02) as served:
-        env = environment(tasks.url, served) | {"TASKS_WITHOUT_KAFKA": "1"}
+        env = settings_of(tasks.url, served)
         for number in range(6):
             await tasks.accept(number, f"8916123456{number}")
-        async with process(env, point, 4) as dying:
-            await dies(dying)
+        async with dying(env, point=point, number=4) as it:
+            await it.dies()
         # What the others had in hand may be lost with it: each is an attempt without an end.
         ((open_attempts,),) = await tasks.query("SELECT count(*) FROM integration_attempts WHERE outcome IS NULL")
         async with process(env):
@@ -86,15 +80,23 @@ async def test_a_phone_is_answered_whenever_its_process_dies(tasks: Tasks, point
         assert served.fakes.dadata.most_in_flight <= tasks.settings.dadata_slots
 
 
-@pytest.mark.parametrize(("point", "extra"), [("claimed", 0), ("answered", 1), ("finishing", 1), ("settled", 0)])
+@pytest.mark.parametrize(
+    ("point", "extra"),
+    [
+        ("tasks.after_claim", 0),
+        ("tasks.after_call_before_finish", 1),
+        ("tasks.before_commit", 1),
+        ("tasks.after_commit", 0),
+    ],
+)
 async def test_one_crash_costs_at_most_one_call_and_the_metric_shows_it(
     database_url: str, point: str, extra: int
 ) -> None:
     async with tasks_on(database_url, **HASTE, dadata_slots=1) as tasks, serving_fakes() as served:
-        env = environment(database_url, served, dadata_slots=1) | {"TASKS_WITHOUT_KAFKA": "1"}
+        env = settings_of(database_url, served, dadata_slots=1)
         await tasks.accept(0, "89161234560")
-        async with process(env, point) as dying:
-            await dies(dying)
+        async with dying(env, point=point) as it:
+            await it.dies()
         for number in range(3):
             await tasks.accept(number, f"8916123456{number}")
         async with process(env):
@@ -102,23 +104,22 @@ async def test_one_crash_costs_at_most_one_call_and_the_metric_shows_it(
         await each_was_answered_once(tasks, 3)
         assert served.fakes.dadata.billed == 3 + extra
         # Before the call or after it: from outside that cannot be told apart, and is counted as paid.
-        assert await tasks.unknown() == (0 if point == "settled" else 1)
+        assert await tasks.unknown() == (0 if point == "tasks.after_commit" else 1)
         assert served.fakes.dadata.most_in_flight == 1
 
 
 async def test_a_process_killed_while_the_provider_thinks_costs_one_call(tasks: Tasks) -> None:
     async with serving_fakes() as served:
-        env = environment(tasks.url, served, dadata_timeout=30) | {"TASKS_WITHOUT_KAFKA": "1"}
+        env = settings_of(tasks.url, served, dadata_timeout=30)
         served.fakes.dadata.gate.clear()
         await tasks.accept(1, "89161234567")
-        async with process(env) as dying:
+        async with dying(env) as it:
 
             async def asked() -> bool:
                 return served.fakes.dadata.in_flight == 1
 
             await until(asked)
-            dying.kill()
-            await dies(dying)
+            it.kill()
         served.fakes.dadata.gate.set()
         await tasks.query("UPDATE integration_tasks SET leased_until = clock_timestamp() WHERE state = 'running'")
         async with process(env):
@@ -128,13 +129,15 @@ async def test_a_process_killed_while_the_provider_thinks_costs_one_call(tasks: 
         assert await tasks.unknown() == 1
 
 
-@pytest.mark.parametrize(("point", "billed"), [("claimed", 0), ("answered", 1), ("finishing", 1)])
+@pytest.mark.parametrize(
+    ("point", "billed"), [("tasks.after_claim", 0), ("tasks.after_call_before_finish", 1), ("tasks.before_commit", 1)]
+)
 async def test_a_prompt_whose_process_died_is_held(tasks: Tasks, point: str, billed: int) -> None:
     async with serving_fakes() as served:
-        env = environment(tasks.url, served, yandexgpt_timeout=0.5) | {"TASKS_WITHOUT_KAFKA": "1"}
+        env = settings_of(tasks.url, served, yandexgpt_timeout=0.5)
         await tasks.accept(1, "Why?", "gpt")
-        async with process(env, point) as dying:
-            await dies(dying)
+        async with dying(env, point=point) as it:
+            await it.dies()
         await tasks.query("UPDATE integration_tasks SET leased_until = clock_timestamp() WHERE state = 'running'")
         async with process(env):
             await tasks.reach("held", timeout=LONG)
@@ -144,14 +147,21 @@ async def test_a_prompt_whose_process_died_is_held(tasks: Tasks, point: str, bil
 
 
 @pytest.mark.parametrize(
-    ("point", "number"), [("settled", 1), ("claimed", 2), ("answered", 2), ("finishing", 1)], ids=str
+    ("point", "number"),
+    [
+        ("tasks.after_commit", 1),
+        ("tasks.after_claim", 2),
+        ("tasks.after_call_before_finish", 2),
+        ("tasks.before_commit", 2),
+    ],
+    ids=str,
 )
 async def test_an_operation_outlives_its_process_for_free(tasks: Tasks, point: str, number: int) -> None:
     async with serving_fakes() as served:
-        env = environment(tasks.url, served, yandexgpt_mode="async") | {"TASKS_WITHOUT_KAFKA": "1"}
+        env = settings_of(tasks.url, served, yandexgpt_mode="async")
         await tasks.accept(1, "Why?", "gpt")
-        async with process(env, point, number) as dying:
-            await dies(dying)
+        async with dying(env, point=point, number=number) as it:
+            await it.dies()
         await tasks.query("UPDATE integration_tasks SET leased_until = clock_timestamp() WHERE state = 'running'")
         async with process(env):
             await tasks.reach("done", timeout=LONG)

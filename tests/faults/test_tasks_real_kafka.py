@@ -6,12 +6,13 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from tests.api import api_on
-from tests.faults.test_tasks_crash import HASTE, LONG, dies, each_was_answered_once, environment, process
+from tests.faults.test_tasks_crash import HASTE, LONG, dying, each_was_answered_once, process, settings_of
 from tests.providing import ServedFakes, serving_fakes
 from tests.services.kafka import RealKafka
 from tests.tasking import Tasks, tasks_on
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.real_kafka, pytest.mark.slow]
 
 TASKS = 60
 INPUTS = 20
+_POINTS = ("tasks.after_claim", "tasks.after_call_before_finish", "tasks.before_commit", "tasks.after_commit")
 
 
 @pytest.fixture
@@ -39,8 +41,8 @@ def body(number: int) -> dict[str, object]:
     return {"task_id": number, "task_type": "phone", "data": f"8916{number % INPUTS:07}"}
 
 
-def consuming(tasks: Tasks, served: ServedFakes, kafka: RealKafka, topic: str) -> dict[str, str]:
-    return environment(
+def consuming(tasks: Tasks, served: ServedFakes, kafka: RealKafka, topic: str) -> dict[str, object]:
+    return settings_of(
         tasks.url,
         served,
         kafka_bootstrap_servers=kafka.bootstrap_servers,
@@ -71,16 +73,16 @@ async def all_accepted(tasks: Tasks) -> None:
     await until(accepted, LONG)
 
 
-@pytest.mark.parametrize("point", ["accepting", "accepted"])
+@pytest.mark.parametrize("point", ["tasks.after_accept", "ingest.after_commit_before_offset"])
 async def test_a_consumer_that_dies_loses_nothing_and_repeats_nothing(
     tasks: Tasks, kafka: RealKafka, topic: str, point: str
 ) -> None:
     async with serving_fakes() as served:
         env = consuming(tasks, served, kafka, topic)
         await produce(kafka, topic, copies=2)
-        async with process(env, point) as dying:
-            await dies(dying)
-        async with process(env):
+        async with dying(env, topic, point=point) as it:
+            await it.dies()
+        async with process(env, topic):
             await all_accepted(tasks)
             await tasks.reach("done", timeout=LONG)
         await each_was_answered_once(tasks, TASKS)
@@ -98,13 +100,9 @@ async def test_what_is_paid_is_paid_once_whatever_happens(tasks: Tasks, kafka: R
 
         async def disturb() -> None:
             for _ in range(3):
-                async with process(env, chance.choice(["claimed", "answered", "finishing", "settled"]), 3) as dying:
-                    with suppress(TimeoutError):  # there may be nothing left for it
-                        async with asyncio.timeout(10):
-                            await dying.wait()
-                    with suppress(ProcessLookupError):
-                        dying.kill()
-                    await dies(dying)
+                async with dying(env, topic, point=chance.choice(_POINTS), number=3) as it:
+                    with suppress(AssertionError):  # there may be nothing left for it
+                        await it.dies(timedelta(seconds=10))
 
         async def post(number: int) -> object:
             while True:
@@ -114,7 +112,7 @@ async def test_what_is_paid_is_paid_once_whatever_happens(tasks: Tasks, kafka: R
                     return response.json()
                 assert response.status_code in (202, 503)
 
-        async with process(env), process(env):
+        async with process(env, topic), process(env, topic):
             disturbing = asyncio.create_task(disturb())
             posts = [asyncio.create_task(post(number % TASKS)) for number in range(2 * TASKS)]
             await produce(kafka, topic, copies=2)
@@ -142,7 +140,7 @@ async def test_what_is_no_task_does_not_stop_the_others(tasks: Tasks, kafka: Rea
             await producer.flush()
         finally:
             await producer.stop()
-        async with process(consuming(tasks, served, kafka, topic)):
+        async with process(consuming(tasks, served, kafka, topic), topic):
 
             async def done() -> bool:
                 return (await tasks.states()) == {1: "done"}
