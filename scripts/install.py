@@ -87,6 +87,8 @@ def create() -> dict[str, str]:
     except ImportError:
         package = "python{}.{}-venv".format(*sys.version_info[:2])
         stop(f"{sys.executable} cannot make virtual environments; on Debian and Ubuntu: apt install {package}")
+    if VENV.is_symlink():  # to be emptied would be somebody else's
+        stop(".venv is a link to another place: remove the link (rm .venv), and try again")
     say(f"Making .venv with Python {sys.version.split()[0]}")
     try:
         venv.create(VENV, with_pip=True, clear=True, symlinks=True)
