@@ -13,6 +13,9 @@ from tests.services.kafka import Kafka, RealKafka
 
 pytestmark = pytest.mark.real_kafka
 
+_MARKER = 4
+"""The offset behind one record and three of a transaction: nothing ever stands there for anybody."""
+
 
 @pytest.fixture
 async def scene(database_url: str, kafka: Kafka) -> AsyncIterator[Scene]:
@@ -65,8 +68,8 @@ async def test_a_receipt_for_which_there_is_no_record_inside_the_log_is_a_loss(s
     await scene.deliver_by_hand([before])
     await _transaction(scene, abort=True)
     await scene.deliver_by_hand([after])
-    await scene.settle(lost, (0, 2))
-    only(await scene.audited(), Kind.LOST, (lost, (0, 2)))
+    await scene.settle(lost, (0, _MARKER))
+    only(await scene.audited(), Kind.LOST, (lost, (0, _MARKER)))
 
 
 async def test_what_retention_has_removed_is_no_longer_there(scene: Scene, kafka: Kafka) -> None:
@@ -87,7 +90,7 @@ async def test_what_a_compacted_topic_lacks_is_no_longer_there(scene: Scene, kaf
     await scene.deliver_by_hand([before])
     await _transaction(scene, abort=True)  # whatever makes a hole
     await scene.deliver_by_hand([after])
-    await scene.settle(lost, (0, 2))
+    await scene.settle(lost, (0, _MARKER))
     report = await scene.audited()
     assert (report.findings, report.topics[0].no_longer_there) == ((), 1)
 
