@@ -7,9 +7,11 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 
 from app.audit import Kind
+from app.kafka.log import Log
 from relay.partitioner import partition_of
 from tests.auditing import PARTITIONS, Scene, found, only, scene_on
 from tests.services.kafka import Kafka, RealKafka
+from tests.waiting import until
 
 pytestmark = pytest.mark.real_kafka
 
@@ -31,7 +33,15 @@ async def _transaction(scene: Scene, *, abort: bool) -> None:
         await producer.begin_transaction()
         for _ in range(3):
             await producer.send_and_wait(scene.topic, b"not ours", key=b"theirs", partition=0)
-        await (producer.abort_transaction() if abort else producer.commit_transaction())
+        async with Log(scene.settings) as log:
+            end = (await log.bounds(scene.topic, 0)).end
+            await (producer.abort_transaction() if abort else producer.commit_transaction())
+
+            async def marked() -> bool:
+                return (await log.bounds(scene.topic, 0)).end > end
+
+            # Kafka answers before it writes the marker, and another record could come first.
+            await until(marked)
     finally:
         await producer.stop()
 
