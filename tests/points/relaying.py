@@ -49,11 +49,12 @@ class Delivery:
     kafka: Kafka
     topic: str
     ledger: Ledger
+    is_late: bool
 
     @property
     def settings(self) -> Settings:
         loaded = hurried(self.database_url, self.kafka.bootstrap_servers, relay_slots=_SLOTS)
-        return loaded.model_copy(update={"relay_idle_timeout": IDLE})
+        return loaded.model_copy(update={"relay_idle_timeout": IDLE}) if self.is_late else loaded
 
     async def more(self) -> None:
         await self.ledger.fill(self.topic, messages=MESSAGES, keys=7)
@@ -68,10 +69,10 @@ class Delivery:
 
 
 @asynccontextmanager
-async def owing(database_url: str, kafka: Kafka) -> AsyncIterator[Delivery]:
+async def owing(database_url: str, kafka: Kafka, fault: Fault) -> AsyncIterator[Delivery]:
     topic = await kafka.create_topic(partitions=2)
     async with connect(database_url) as connection:
-        delivery = Delivery(database_url, kafka, topic, Ledger(connection))
+        delivery = Delivery(database_url, kafka, topic, Ledger(connection), is_late=fault.action is Action.SLEEP)
         await delivery.more()
         yield delivery
 
@@ -91,7 +92,7 @@ async def delivering(settings: Settings) -> AsyncIterator[None]:
 async def die_at(point: str, database_url: str, kafka: Kafka) -> None:
     """A relay dies there; another one takes over."""
     fault = Fault(point, Action.EXIT)
-    async with owing(database_url, kafka) as delivery:
+    async with owing(database_url, kafka, fault) as delivery:
         settings = HURRIED | {
             "database_url": database_url,
             "kafka_bootstrap_servers": kafka.bootstrap_servers,
@@ -110,7 +111,7 @@ async def die_at(point: str, database_url: str, kafka: Kafka) -> None:
 
 async def meet(fault: Fault, database_url: str, kafka: Kafka) -> None:
     """A relay fails, is cancelled or late there, and goes on by itself."""
-    async with owing(database_url, kafka) as delivery:
+    async with owing(database_url, kafka, fault) as delivery:
         with armed(fault) as arming:
             async with delivering(delivery.settings):
                 await asyncio.wait_for(arming.struck.wait(), 30)
@@ -120,7 +121,7 @@ async def meet(fault: Fault, database_url: str, kafka: Kafka) -> None:
 
 async def meet_while_stopping(fault: Fault, database_url: str, kafka: Kafka) -> None:
     """The same for a relay that has been told to stop: it may end in any way, and the next one goes on."""
-    async with owing(database_url, kafka) as delivery:
+    async with owing(database_url, kafka, fault) as delivery:
         with armed(fault):
             stop = asyncio.Event()
             relay = Relay(delivery.settings, lambda: KafkaPublisher(delivery.settings))
