@@ -28,7 +28,8 @@ _OWED = "SELECT id, lane, topic, key FROM outbox_messages"
 _PARKED = "SELECT id, lane, topic, key, coalesce(behind, 0) AS behind FROM outbox_parked"
 # When a dead letter was decided is a number in the model: here, microseconds.
 _DEAD = """
-    SELECT id, lane, topic, key, state, coalesce((extract(epoch FROM returning_at) * 1000000)::bigint, 0) AS returning_at
+    SELECT id, lane, topic, key, state,
+        coalesce((extract(epoch FROM returning_at) * 1000000)::bigint, 0) AS returning_at
     FROM outbox_dead_letters ORDER BY id
 """
 _TOPICS = """
