@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import hypothesis
 import pytest
 
 from tests.services.backend import DESCRIPTIONS, SKIPPED_FOR, Backend, choose_for_this_machine
@@ -31,6 +32,15 @@ __all__ = [
     "tcp_proxy",
     "template_database",
 ]
+
+# For `--hypothesis-profile=long`: new histories each time, and many.
+hypothesis.settings.register_profile(
+    "long",
+    max_examples=1000,
+    stateful_step_count=80,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

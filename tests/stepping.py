@@ -212,9 +212,10 @@ class Stage:
         cut = this.model.cut
         state = await mirror.read(self.watcher, self.world)
         this.fetched = await store.fetch(connection, this.lanes, messages=cut, size=1_000_000)
+        lanes = {each.lane for each in this.model.lanes}
         this.model = database.fetch(self.world, state, this.model)._replace(
             xmin=this.fetched.xmin,
-            returning=database.returning(state, {each.lane for each in this.model.lanes if each.returning}),
+            returning=database.returning(state, lanes) if any(each.returning for each in this.model.lanes) else (),
         )
         assert mirror.got(this.fetched) == this.model.got
         this.todo = delivery.plan(this.fetched, messages=cut, size=1_000_000, probes=this.model.alone)
@@ -277,10 +278,10 @@ class Stage:
         await self._rest(slot, this.permit)
         model = this.model._replace(outcomes=tuple(outcome for outcome, _ in this.outcomes))
         if model.got:
-            messages = tuple(message._replace(lane=message.lane) for message in state.messages)
-            expected = self.world.product.conclude(messages, model, xmin=model.xmin, due=True)
+            expected = self.world.product.conclude(state.messages, model, xmin=model.xmin, due=True)
             state = database.settle(self.world, state, model, expected)
-            assert mirror.rows(await mirror.read(self.watcher, self.world)) == mirror.rows(state)
+            for table, rows in mirror.rows(await mirror.read(self.watcher, self.world)).items():
+                assert rows == mirror.rows(state)[table], table
 
     async def lose(self, slot: int, *, frozen: bool) -> None:
         """The session ends before the commit. A frozen slot goes on as if it had not."""

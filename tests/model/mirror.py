@@ -26,7 +26,12 @@ from tests.model.world import World
 _LANES = "SELECT floor, seen, coalesce(mark, 0), mark_xid::text::bigint, has_parked FROM outbox_lanes ORDER BY lane"
 _OWED = "SELECT id, lane, topic, key FROM outbox_messages"
 _PARKED = "SELECT id, lane, topic, key, coalesce(behind, 0) AS behind FROM outbox_parked"
-_DEAD = "SELECT id, lane, topic, key, state, returning_at FROM outbox_dead_letters ORDER BY id"
+# When a dead letter was decided is a number in the model: here, microseconds.
+_DEAD = """
+    SELECT id, lane, topic, key, state,
+        coalesce((extract(epoch FROM returning_at) * 1000000)::bigint, 0) AS returning_at
+    FROM outbox_dead_letters ORDER BY id
+"""
 _TOPICS = """
     SELECT topic, on_dead_letter, paused_at IS NOT NULL AS paused, closed_at IS NOT NULL AS closed,
         closed_until <= clock_timestamp() AS half_open, refused_in_a_row
@@ -49,7 +54,6 @@ async def read(connection: asyncpg.Connection, world: World) -> State:
         dead = await connection.fetch(_DEAD)
         topics = {row["topic"]: row for row in await connection.fetch(_TOPICS)}
     rows = {row["id"]: row for row in (*owed, *parked, *dead)}
-    moments = sorted({row["returning_at"] for row in dead} - {None})
     nowhere = Message(0, "", world.config.topics[0], 0, bad=False)
     return world.start()._replace(
         messages=tuple(
@@ -61,14 +65,9 @@ async def read(connection: asyncpg.Connection, world: World) -> State:
         lanes=tuple(LaneRow(floor, seen, mark, xid or 0, has_parked) for floor, seen, mark, xid, has_parked in lanes),
         owed=frozenset(row["id"] for row in owed),
         parked=frozenset(Parked(row["id"], row["behind"]) for row in parked),
-        dead=tuple(
-            DeadLetter(
-                row["id"], row["state"], 0 if row["returning_at"] is None else moments.index(row["returning_at"]) + 1
-            )
-            for row in dead
-        ),
+        dead=tuple(DeadLetter(row["id"], row["state"], row["returning_at"]) for row in dead),
         topics=tuple(_topic(topics.get(name)) for name in world.config.topics),
-        moment=len(moments),
+        moment=max((row["returning_at"] for row in dead), default=0),
     )
 
 
