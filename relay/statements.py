@@ -135,8 +135,12 @@ FETCH = (
                 WHERE d.state = 'dead' AND d.id < m.id
                     AND hashtextextended(encode(d.key, 'hex'), 0) = hashtextextended(encode(m.key, 'hex'), 0)
                     AND d.topic = m.topic AND d.key = m.key
-                    AND NOT EXISTS (
-                        SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'
+                    AND (
+                        NOT EXISTS (
+                            SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'
+                        )
+                        OR d.returning_at IS NULL
+                        AND EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id OFFSET 0)
                     )
             ) END,
             CASE WHEN m.behind IS NULL AND m.topic = ANY ((SELECT topics FROM shut)::text[]) THEN 0 END

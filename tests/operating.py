@@ -29,9 +29,19 @@ async def resume(database_url: str, topic: str) -> None:
 
 
 async def set_policy(database_url: str, topic: str, policy: operators.Policy) -> None:
-    for act in (operators.set_policy, operators.apply_policy):
-        async with _session(database_url) as session:
-            await act(session, topic, policy)
+    await begin_policy(database_url, topic, policy)
+    await finish_policy(database_url, topic, policy)
+
+
+async def begin_policy(database_url: str, topic: str, policy: operators.Policy) -> None:
+    """The first transaction of two; whoever makes no more of it than that is dead or slow."""
+    async with _session(database_url) as session:
+        await operators.set_policy(session, topic, policy)
+
+
+async def finish_policy(database_url: str, topic: str, policy: operators.Policy) -> None:
+    async with _session(database_url) as session:
+        await operators.apply_policy(session, topic, policy)
 
 
 async def retry(database_url: str, dead_letter: Added) -> None:

@@ -7,7 +7,7 @@ import asyncpg
 
 from tests.engine import Broker, assess, connect, empty, engine
 from tests.ledger import Added, Ledger
-from tests.operating import discard, retry, set_policy
+from tests.operating import begin_policy, discard, finish_policy, retry, set_policy
 from tests.waiting import until
 
 
@@ -207,3 +207,16 @@ async def test_who_waited_is_let_go_when_the_policy_becomes_continue(database_ur
         await scene.parked(bad, late)
         await discard(scene.database_url, bad)
         await scene.judged(bad, free=followers)
+
+
+async def test_nobody_passes_those_who_wait_while_the_policy_becomes_continue(database_url: str) -> None:
+    async with scene_on(database_url) as scene:
+        bad, *followers = await scene.add(b"bad", b"2", b"3")
+        await scene.parked(bad, followers)
+        await begin_policy(scene.database_url, "t", "continue")
+        followers += await scene.add(b"4")
+        await scene.parked(bad, followers)
+        await finish_policy(scene.database_url, "t", "continue")
+        await scene.arrived(followers)
+        assert scene.broker.ids("t", b"key") == [message.id for message in followers]
+        await scene.judged(bad)
