@@ -35,13 +35,13 @@ class Plan:
     _lanes: dict[int, list[OwedMessage]] = field(repr=False)
     _full: frozenset[int] = field(repr=False)
 
-    def learned(self, lane: int, xmin: int, settled: Container[int]) -> Round:
-        """What the fetch and the answers say about one lane, for the rule of the floor."""
+    def learned(self, lane: int, xmin: int, settled: Container[int] | None) -> Round:
+        """What the fetch and the answers say about one lane, for the rule of the floor. `settled` None: all of it."""
         fetched = self._lanes.get(lane, [])
         return Round(
             xmin=xmin,
             last=fetched[-1].id if fetched else None,
-            owed=next((message.id for message in fetched if message.id not in settled), None),
+            owed=None if settled is None else next((m.id for m in fetched if m.id not in settled), None),
             full=lane in self._full,
         )
 
@@ -177,9 +177,11 @@ def _lanes(
     plan: Plan, lanes: Sequence[Lane], fetched: Fetched, settlement: Settlement, due: Callable[[Lane, Lane], bool]
 ) -> list[Lane]:
     """The rows of `outbox_lanes` that must, or may as well, be written."""
-    settled = {message.id for batch in settlement.delivered for message in batch.messages}
-    settled |= {letter.message.id for letter in settlement.refused}
-    settled |= {message.id for message in settlement.parked}
+    settled: set[int] | None = None
+    if sum(len(batch.messages) for batch in settlement.delivered) < len(fetched.messages):
+        settled = {message.id for batch in settlement.delivered for message in batch.messages}
+        settled |= {letter.message.id for letter in settlement.refused}
+        settled |= {message.id for message in settlement.parked}
     behind_topic = {message.lane for message in settlement.parked if message.held == 0}
     came_back = {message.lane for message in fetched.messages if message.behind == 0}
     result = []
