@@ -12,7 +12,9 @@ _DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 @pytest.mark.parametrize(
-    ("name", "page"), [("openapi.json", api_docs.openapi_page), ("errors.md", api_docs.errors_page)], ids=str
+    ("name", "page"),
+    [("openapi.json", api_docs.openapi_page), ("errors.md", api_docs.errors_page)],
+    ids=["openapi", "errors"],
 )
 def test_the_page_is_not_stale(name: str, page: object) -> None:
     assert callable(page)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import typer
@@ -22,6 +21,8 @@ def _commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]
     else:
         yield path, command
 
+
+_ID = "01a1fddf-ab5d-7585-872e-aae96a7bbf10"
 
 COMMANDS = dict(_commands(typer.main.get_command(cli.app)))
 
@@ -125,11 +126,11 @@ def test_a_kafka_that_is_not_there_is_one_line() -> None:
     [
         ["dead-letters", "retry"],
         ["dead-letters", "retry", "--all", "--topic", "t"],
-        ["dead-letters", "retry", "--all", str(uuid4())],
+        ["dead-letters", "retry", "--all", _ID],
         ["dead-letters", "retry", "not-an-id"],
         ["dead-letters", "discard", "--reason", "why"],
-        ["dead-letters", "discard", str(uuid4())],
-        ["dead-letters", "discard", str(uuid4()), "--reason", "  "],
+        ["dead-letters", "discard", _ID],
+        ["dead-letters", "discard", _ID, "--reason", "  "],
         ["dead-letters", "list", "--state", "alive"],
         ["dead-letters", "list", "--limit", "0"],
         ["topics", "pause", "t"],
