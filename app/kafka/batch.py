@@ -217,17 +217,15 @@ class Batches(Generic[_T]):
     ) -> tuple[list[_Item[_T]], list[_Item[_T]]]:
         """Of these the ones seen for the first time, and those under whose id something else was seen before."""
         first: dict[str, _Item[_T]] = {}
-        clashes: list[_Item[_T]] = []
         for item in items:
-            winner = first.setdefault(item.message_id, item)
-            if winner.fingerprint != item.fingerprint:
-                clashes.append(item)
+            first.setdefault(item.message_id, item)
         new = await store.remember(session, self.name, [item.entry for item in first.values()])
+        known = {name: item.fingerprint for name, item in first.items() if name in new}
+        if len(known) < len(first):
+            known |= await store.fingerprints(session, self.name, first.keys() - new)
+        # Each by itself: what came first in this batch may be the one that clashes, and come twice.
+        clashes = [item for item in items if known.get(item.message_id) != item.fingerprint]
         fresh = [item for item in first.values() if item.message_id in new]
-        if len(new) < len(first):
-            old = first.keys() - new
-            known = await store.fingerprints(session, self.name, old)
-            clashes += [item for name, item in first.items() if name in old and known.get(name) != item.fingerprint]
         return fresh, await self._only_new(session, clashes) if clashes else []
 
     async def _only_new(self, session: AsyncSession, clashes: Sequence[_Item[_T]]) -> list[_Item[_T]]:

@@ -174,6 +174,20 @@ async def test_the_same_id_with_another_body_is_a_dead_letter_once(users: Consum
     assert len(await users.replies()) == 1
 
 
+async def test_a_clash_before_a_repeat_and_twice_in_one_batch(users: Consuming) -> None:
+    first, again = (record(request_xml(user_xml("a@example.com")), offset=n, ce_id=b"1") for n in (0, 3))
+    other, once_more = (record(request_xml(user_xml("b@example.com")), offset=n, ce_id=b"1") for n in (1, 2))
+    await users.batches().handle([first])
+    for _ in range(2):
+        await users.batches().handle([other, once_more, again])
+    letters = await users.dead_letters()
+    assert [(each.headers["dlq.reason"], each.headers["dlq.offset"]) for each in letters] == [
+        (b"KEY_REUSED", b"1"),
+        (b"KEY_REUSED", b"2"),
+    ]
+    assert len(await users.replies()) == 1
+
+
 async def test_ids_of_different_sources_differ(users: Consuming) -> None:
     bodies = [request_xml(user_xml(f"{n}@example.com")) for n in range(2)]
     await users.batches().handle(
