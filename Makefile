@@ -45,7 +45,7 @@ down: ## stop the containers; their data stays
 
 .PHONY: test
 test: installed-dev ## all tests, on whatever services this machine has (TEST_BACKEND=…)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: check
 check: installed-dev ## format, lint, types, contracts, locks, generated pages, migrations
