@@ -6,7 +6,6 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response, status
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import kinds, problems
@@ -18,7 +17,7 @@ from app.settings import Settings
 from app.tasks import service
 from app.tasks.events import problem
 from app.tasks.outcomes import TaskType
-from app.tasks.schemas import Finished, Result, ResultId, State, Task, new_task_type
+from app.tasks.schemas import Finished, Result, ResultId, State, Task, Unfinished, new_task_type
 from app.tasks.service import Accepted
 from app.tasks.waiting import Waiting
 
@@ -62,6 +61,7 @@ def create_router(settings: Settings) -> APIRouter:
         response_description="The task is done; its result can be read under `id`.",
         responses={
             status.HTTP_202_ACCEPTED: {
+                "model": Unfinished,
                 "description": "The task is stored, and its result will come.",
                 "headers": {"Location": _LOCATION},
             },
@@ -149,7 +149,12 @@ def _answer(request: Request, task: Accepted) -> Response:
             headers=location,
             extensions={"task_id": task.task_id, "code": why.code},
         )
-    return JSONResponse({"task_id": task.task_id, "state": task.state}, status.HTTP_202_ACCEPTED, headers=location)
+    return Response(
+        Unfinished(task_id=task.task_id, state=task.state).model_dump_json(),
+        status.HTTP_202_ACCEPTED,
+        headers=location,
+        media_type="application/json",
+    )
 
 
 def _wait(prefer: str | None, settings: Settings) -> tuple[timedelta, bool]:

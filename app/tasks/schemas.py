@@ -96,6 +96,15 @@ class Finished(BaseModel):
     id: ResultId
 
 
+class Unfinished(BaseModel):
+    """The answer to a task that has no result yet."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [{"task_id": 1, "state": "pending"}]})
+
+    task_id: TaskId
+    state: State
+
+
 class Problem(BaseModel):
     """Why a task has no result."""
 

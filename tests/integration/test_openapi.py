@@ -52,7 +52,7 @@ async def test_each_example_of_a_body_is_accepted_and_the_answer_is_as_described
                 for name, header in described["headers"].items():
                     assert name in response.headers or "const" in header["schema"], name
                 read = await api.client.get(response.headers["location"])
-                assert read.json() == response.json()
+                assert response.json().items() <= read.json().items()
     assert sent
 
 
@@ -89,7 +89,7 @@ async def test_a_message_is_as_described(api: Api) -> None:
 
 @pytest.mark.slow
 async def test_schemathesis_finds_nothing(database_url: str, tmp_path: Path) -> None:
-    async with api_process(database_url) as process:
+    async with api_process(database_url, task_wait="0") as process:  # nobody runs the tasks
         run = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{process.url}/openapi.json"),
             *("--checks", "all", "--exclude-checks", ",".join(_SWITCHED_OFF)),

@@ -165,6 +165,7 @@ async def die_at(point: str, database_url: str, kafka: Kafka) -> None:
             await dying.dies()
         await it.not_ahead()
         async with child("worker", settings=settings) as heir:
+            await heir.says("worker.ready")
             await it.judge()
             await heir.stop()
 

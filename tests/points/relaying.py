@@ -104,6 +104,7 @@ async def die_at(point: str, database_url: str, kafka: Kafka) -> None:
                 await dying.stop_soon("relay.ready")
             await dying.dies()
         async with child("relay", settings=settings) as heir:
+            await heir.says("relay.ready")
             await delivery.more()
             await delivery.judge(fault)
             await heir.stop()
