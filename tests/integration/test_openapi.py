@@ -89,7 +89,7 @@ async def test_a_message_is_as_described(api: Api) -> None:
 
 @pytest.mark.slow
 async def test_schemathesis_finds_nothing(database_url: str, tmp_path: Path) -> None:
-    async with api_process(database_url, task_wait="0") as process:  # nobody runs the tasks
+    async with api_process(database_url, task_wait="0.01") as process:  # nobody runs the tasks
         run = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{process.url}/openapi.json"),
             *("--checks", "all", "--exclude-checks", ",".join(_SWITCHED_OFF)),
