@@ -169,7 +169,7 @@ class RelaySettings(Part):
     relay_batch_bytes: Size = 4 * 1024 * 1024
     """Most payload bytes that a slot takes at a time; one larger message still goes alone."""
     relay_light_messages: Size = 64
-    """Most messages of a lane that a slot takes while it serves all lanes at once."""
+    """Messages of each lane that a slot may take at least while it serves all lanes at once."""
     relay_poll_min: Duration = timedelta(milliseconds=1)
     """Shortest pause between two looks at an empty outbox."""
     relay_poll_max: Duration = timedelta(milliseconds=50)

@@ -47,14 +47,15 @@ _Record: TypeAlias = tuple[bytes, bytes, list[tuple[str, bytes]]]
 
 
 def send(client: AIOKafkaProducer, topic: str, messages: Sequence[Sample], _settings: Settings) -> Work:
-    """The plain loop: `send()` for each message, a thousand answers awaited together."""
-    records = _records(messages)
+    """The plain loop: each message gets its headers and a `send()`, a thousand answers are awaited together."""
 
     async def work() -> None:
-        for start in range(0, len(records), _CHUNK):
+        for start in range(0, len(messages), _CHUNK):
             answers = [
-                await client.send(topic, value, key=key, headers=headers)
-                for key, value, headers in records[start : start + _CHUNK]
+                await client.send(
+                    topic, each.payload, key=each.key, headers=record_headers(each.message_id, each.headers, now())
+                )
+                for each in messages[start : start + _CHUNK]
             ]
             await asyncio.gather(*answers)
 

@@ -93,7 +93,7 @@ def record_headers(message_id: UUID, headers: list[bytes], created_at: datetime)
         ("ce_specversion", b"1.0"),
         ("ce_id", str(message_id).encode()),
         ("ce_type", TYPE.encode()),
-        ("ce_time", f"{created_at:%Y-%m-%dT%H:%M:%S.%f}Z".encode()),
+        ("ce_time", f"{created_at.isoformat(timespec='microseconds')[:26]}Z".encode()),
         *((name.decode(), value) for name, value in zip(flat, flat, strict=True)),
     ]
 

@@ -83,8 +83,8 @@ class Shared:
         return self._one(self.backlog) if self.traffic.pressure and self.backlog else None
 
     def found(self, lanes: Sequence[int], permit: Permit) -> Share | None:
-        """What to claim of the lanes that have work: one message of one to probe the broker, one under pressure, else a
-        little of all. Without any, the lanes whose floor is behind.
+        """What to claim of the lanes that have work: one message of one to probe the broker, one under pressure, else
+        all, with as much of each as makes a full round. Without any, the lanes whose floor is behind.
         """
         if not lanes:
             self.traffic.relax()
@@ -100,8 +100,10 @@ class Shared:
         if self.traffic.pressure:
             self.backlog = rotated
             return self._one(rotated)
-        size = max(1, self.settings.relay_batch_bytes // LANES)
-        return Share(rotated, limit=LANES, messages=self.settings.relay_light_messages, size=size)
+        settings = self.settings
+        messages = max(settings.relay_light_messages, settings.relay_batch_messages // len(rotated))
+        size = max(1, settings.relay_batch_bytes // len(rotated))
+        return Share(rotated, limit=LANES, messages=messages, size=size)
 
     def _one(self, lanes: Sequence[int], *, probe: bool = False) -> Share:
         settings = self.settings
@@ -122,14 +124,14 @@ class Shared:
             self.wake.set()
 
     def planned(self, share: Share, lanes: Sequence[Lane], plan: Plan) -> None:
-        """A cut list means that there is more: pressure, until a round is not full."""
+        """A cut list means that there is more: pressure, until all lanes known to have work are emptied."""
         self.probe = plan.probe if self.probe is None else self.probe
-        if not plan.full:
-            self.traffic.relax()
-        elif share.limit > 1:
+        if plan.full and share.limit > 1:
             self.traffic.call_all()
-        else:
+        elif plan.full:
             self.held |= {lane.lane: True for lane in lanes}
+        elif not self.backlog:
+            self.traffic.relax()
 
     def written(self, lanes: Sequence[Lane]) -> None:
         """Remember when rows of lanes were written, and which floors are so far behind that scans would walk over what

@@ -177,7 +177,7 @@ DELIVERED = (
         RETURNING lane, id, message_id, topic, created_at
     )
     INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint, id)
-    SELECT message_id, topic, partition, "offset", created_at, clock_timestamp(), fingerprint, id """
+    SELECT message_id, topic, partition, "offset", created_at, (SELECT clock_timestamp()), fingerprint, id """
     + _MEETS
 )
 DELIVERED_NO_RECEIPT = (

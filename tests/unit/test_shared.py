@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from app.outbox.models import LANES
 from app.settings import load
 from relay.breaker import Breaker, Permit
 from relay.delivery import Plan
@@ -15,8 +16,8 @@ def _lane(number: int) -> Lane:
     return Lane(number, floor=0, seen=0, mark=None, mark_xid=None, has_parked=False, xid=1, returning=False)
 
 
-def _full() -> Plan:
-    return Plan(send=[], held=[], full=True, probe=None, _lanes={}, _full=frozenset())
+def _plan(*, full: bool) -> Plan:
+    return Plan(send=[], held=[], full=full, probe=None, _lanes={}, _full=frozenset())
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_lane_with_more_is_known_to_others_once_it_is_free(shared: Shared) -> 
     share = _found(shared, 1)
     assert share is not None
     shared.claimed([lane])
-    shared.planned(share, [lane], _full())
+    shared.planned(share, [lane], _plan(full=True))
     assert shared.known(Permit.CLAIM) is None
     shared.released([lane])
     known = shared.known(Permit.CLAIM)
@@ -72,3 +73,22 @@ def test_a_lane_with_more_is_known_to_others_once_it_is_free(shared: Shared) -> 
 def test_other_processes_hold_all_there_was(shared: Shared) -> None:
     shared.claimed([])
     assert not shared.traffic.pressure
+
+
+def test_the_last_known_lane_ends_the_pressure(shared: Shared) -> None:
+    for lane, others_known in ((1, True), (2, False)):
+        share = shared.known(Permit.CLAIM) or _found(shared, 1, 2)
+        assert share is not None
+        shared.claimed([_lane(lane)])
+        shared.planned(share, [_lane(lane)], _plan(full=False))
+        assert shared.traffic.pressure == others_known
+
+
+@pytest.mark.parametrize("lanes", [1, 10, 32])
+def test_a_light_round_takes_as_much_as_one_under_pressure(shared: Shared, lanes: int) -> None:
+    shared.traffic.relax()
+    share = _found(shared, *range(lanes))
+    assert share is not None
+    settings = shared.settings
+    assert settings.relay_batch_messages - lanes < share.messages * lanes <= settings.relay_light_messages * LANES
+    assert share.size == settings.relay_batch_bytes // lanes
