@@ -14,6 +14,7 @@ import asyncpg
 
 from app import db, failpoints, log, metrics
 from app.lifecycle import wait
+from app.outbox.ages import OLDEST_OWED, OLDEST_TRANSACTION
 from app.settings import Settings
 from relay import store
 
@@ -63,13 +64,6 @@ _LOWER_FLOOR = """
     WHERE lane = $1
 """
 
-# Heads of the lanes: for the oldest owed message no table needs to be read.
-_OLDEST = """
-    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(m.created_at)), 0)
-    FROM outbox_lanes AS l CROSS JOIN LATERAL (
-        SELECT created_at FROM outbox_messages WHERE lane = l.lane AND id > l.floor ORDER BY id LIMIT 1
-    ) AS m
-"""
 _OWED = """
     SELECT m.topic, count(*) FROM outbox_lanes AS l
     JOIN outbox_messages AS m ON m.lane = l.lane AND m.id > l.floor GROUP BY m.topic
@@ -79,14 +73,7 @@ _DEAD_LETTERS = """
     SELECT topic, count(*), count(DISTINCT key) FROM outbox_dead_letters WHERE state = 'dead' GROUP BY topic
 """
 _TOPICS = "SELECT topic, paused_at IS NULL AND closed_at IS NULL FROM outbox_topics"
-
-# Any transaction with an xid, in any database of the cluster, stops the floors while it lasts.
-_OLDEST_TRANSACTION = """
-    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(begun)), 0) FROM (
-        SELECT xact_start AS begun FROM pg_stat_activity WHERE backend_xid IS NOT NULL
-        UNION ALL SELECT prepared FROM pg_prepared_xacts
-    ) AS running
-"""
+_AGES = f"SELECT {OLDEST_OWED}, {OLDEST_TRANSACTION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +165,9 @@ async def _check_floors(connection: asyncpg.Connection, _settings: Settings) -> 
 
 
 async def _watch(connection: asyncpg.Connection, _settings: Settings) -> None:
-    metrics.oldest_owed.set(await connection.fetchval(_OLDEST))
-    metrics.floor_stalled.set(await connection.fetchval(_OLDEST_TRANSACTION))
+    oldest_owed, oldest_transaction = await connection.fetchrow(_AGES)
+    metrics.oldest_owed.set(oldest_owed.total_seconds())
+    metrics.floor_stalled.set(oldest_transaction.total_seconds())
     metrics.topic_open.clear()
     for topic, is_open in await connection.fetch(_TOPICS):
         metrics.topic_open.labels(topic).set(is_open)

@@ -6,6 +6,8 @@ from datetime import timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.outbox.ages import OLDEST_OWED
+
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
@@ -25,14 +27,9 @@ _READ = text(
             ) AS m LIMIT :limit
         ) AS owed)
         + (SELECT count(*) FROM (SELECT FROM outbox_parked LIMIT :limit) AS parked) AS owed,
-        (
-            SELECT coalesce(clock_timestamp() - min(head.created_at), '0')
-            FROM outbox_lanes AS l CROSS JOIN LATERAL (
-                SELECT m.created_at FROM outbox_messages AS m WHERE m.lane = l.lane AND m.id > l.floor
-                ORDER BY m.id LIMIT 1
-            ) AS head
-        ) AS oldest
     """
+    + OLDEST_OWED
+    + " AS oldest"
 )
 
 

@@ -11,6 +11,8 @@ from enum import StrEnum
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.outbox.ages import OLDEST_OWED, OLDEST_TRANSACTION
+
 
 class TopicState(StrEnum):
     """Does a topic take messages?"""
@@ -71,24 +73,14 @@ class Status:
         return sum(topic.dead_letters for topic in self.topics)
 
 
-# Heads of the lanes: for the oldest owed message no table needs to be read. `now()` and not `clock_timestamp()` for the
-# receipts: bounds that hold for the statement let PostgreSQL leave out the partitions of other days.
+# `now()` and not `clock_timestamp()` for the receipts: bounds that hold for the statement let PostgreSQL leave out the
+# partitions of other days.
 _STATUS = text(
-    """
-    SELECT clock_timestamp() AS at,
-        (
-            SELECT coalesce(clock_timestamp() - min(head.created_at), '0')
-            FROM outbox_lanes AS l CROSS JOIN LATERAL (
-                SELECT m.created_at FROM outbox_messages AS m WHERE m.lane = l.lane AND m.id > l.floor
-                ORDER BY m.id LIMIT 1
-            ) AS head
-        ) AS oldest_owed,
-        (
-            SELECT coalesce(clock_timestamp() - min(begun), '0') FROM (
-                SELECT xact_start AS begun FROM pg_stat_activity WHERE backend_xid IS NOT NULL
-                UNION ALL SELECT prepared FROM pg_prepared_xacts
-            ) AS running
-        ) AS oldest_transaction,
+    "SELECT clock_timestamp() AS at, "
+    + OLDEST_OWED
+    + " AS oldest_owed, "
+    + OLDEST_TRANSACTION
+    + """ AS oldest_transaction,
         (
             SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = :relay_application
