@@ -25,11 +25,9 @@ def _number(value: object) -> object:
 
 TaskId = Annotated[
     int,
+    Field(strict=True, ge=-_LARGEST - 1, le=_LARGEST),
     BeforeValidator(_number),
     Field(
-        strict=True,
-        ge=-_LARGEST - 1,
-        le=_LARGEST,
         description="Number of the task, chosen by who sends it; as a number or a string of digits.",
         examples=[1],
     ),
