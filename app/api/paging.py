@@ -1,7 +1,7 @@
 """Lists in pages: the answer's shape and its links (RFC 8288)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, Field
@@ -15,6 +15,15 @@ REACH = 10_000
 Pages that are asked for by the item before them (`after`) have no end.
 """
 DEFAULT_SIZE = 10
+LINK = {"description": "First, last, previous and next page (RFC 8288).", "schema": {"type": "string"}}
+"""The header `Link`, for the description of an answer."""
+
+PageNumber = Annotated[int, Field(ge=1, le=LAST_PAGE, description="Number of the page, from 1.")]
+
+
+def page_size(largest: int) -> Any:
+    """The field `size` of a query: how many items a page may have at most."""
+    return Field(default=min(DEFAULT_SIZE, largest), ge=1, le=largest, description="Most items of a page.")
 
 
 class Page(BaseModel, Generic[_Item]):

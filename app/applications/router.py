@@ -11,7 +11,7 @@ from app.api import kinds, problems
 from app.api.dependencies import DatabaseDependency
 from app.api.idempotency import REPLAYED, Answer, OnceDependency
 from app.api.json_body import JsonRoute
-from app.api.paging import DEFAULT_SIZE, Page, links, page_of
+from app.api.paging import LINK, Page, links, page_of, page_size
 from app.applications import listing, schemas, service
 from app.applications.queries import ListingQuery
 from app.applications.schemas import Application, ApplicationId, Text
@@ -19,7 +19,6 @@ from app.settings import Settings
 
 PATH = "/applications"
 
-_LINK = {"description": "First, last, previous and next page (RFC 8288).", "schema": {"type": "string"}}
 _LOCATION = {"description": "Where the application can be read.", "schema": {"type": "string"}}
 _MESSAGE_ID = {
     "description": "Id of the message that tells of it: the header `ce_id` in Kafka.",
@@ -47,9 +46,7 @@ def create_router(settings: Settings) -> APIRouter:
         ]
 
     class Listing(ListingQuery):
-        size: Annotated[int, Field(ge=1, le=settings.page_size_max, description="Most items of a page.")] = min(
-            DEFAULT_SIZE, settings.page_size_max
-        )
+        size: int = page_size(settings.page_size_max)
 
     @router.post(
         "",
@@ -97,7 +94,7 @@ def create_router(settings: Settings) -> APIRouter:
     @router.get(
         "",
         responses={
-            status.HTTP_200_OK: {"headers": {"Link": _LINK}},
+            status.HTTP_200_OK: {"headers": {"Link": LINK}},
             **problems.documented(kinds.NOT_FOUND, kinds.INVALID_REQUEST, kinds.TOO_SLOW),
         },
         summary="List applications",

@@ -12,7 +12,7 @@ from app.api import kinds, problems
 from app.api.dependencies import DatabaseDependency
 from app.api.guard import guard_of
 from app.api.json_body import JsonRoute
-from app.api.paging import DEFAULT_SIZE, LAST_PAGE, Page, links, page_of
+from app.api.paging import LINK, Page, PageNumber, links, page_of, page_size
 from app.settings import Settings
 from app.tasks import service
 from app.tasks.events import problem
@@ -23,7 +23,6 @@ from app.tasks.waiting import Waiting
 
 PATH = "/api/integration_service"
 
-_LINK = {"description": "First, last, previous and next page (RFC 8288).", "schema": {"type": "string"}}
 _LOCATION = {"description": "Where to ask how far the task is.", "schema": {"type": "string"}}
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?(?=$|[,;\s])", re.IGNORECASE)
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
@@ -47,10 +46,8 @@ def create_router(settings: Settings) -> APIRouter:
         model_config = ConfigDict(extra="forbid")
 
         task_type: Annotated[TaskType | None, Field(description="Only of this type.")] = None
-        page: Annotated[int, Field(ge=1, le=LAST_PAGE, description="Number of the page, from 1.")] = 1
-        size: Annotated[int, Field(ge=1, le=settings.page_size_max, description="Most items of a page.")] = min(
-            DEFAULT_SIZE, settings.page_size_max
-        )
+        page: PageNumber = 1
+        size: int = page_size(settings.page_size_max)
 
     class TaskPages(Pages):
         state: Annotated[State | None, Field(description="Only in this state.")] = None
@@ -96,7 +93,7 @@ def create_router(settings: Settings) -> APIRouter:
             response.headers["Preference-Applied"] = f"wait={wait // timedelta(seconds=1)}"
         return response
 
-    @router.get("", responses={status.HTTP_200_OK: {"headers": {"Link": _LINK}}}, summary="List results")
+    @router.get("", responses={status.HTTP_200_OK: {"headers": {"Link": LINK}}}, summary="List results")
     async def list_results(
         pages: Annotated[Pages, Query()], database: DatabaseDependency, response: Response
     ) -> Page[Result]:
@@ -108,7 +105,7 @@ def create_router(settings: Settings) -> APIRouter:
         response.headers["Link"] = links(PATH, _filters(task_type=pages.task_type), page)
         return page
 
-    @router.get("/tasks", responses={status.HTTP_200_OK: {"headers": {"Link": _LINK}}}, summary="List tasks")
+    @router.get("/tasks", responses={status.HTTP_200_OK: {"headers": {"Link": LINK}}}, summary="List tasks")
     async def list_tasks(
         pages: Annotated[TaskPages, Query()], database: DatabaseDependency, response: Response
     ) -> Page[Task]:

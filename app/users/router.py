@@ -9,14 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api import kinds, problems
 from app.api.dependencies import DatabaseDependency
 from app.api.json_body import JsonRoute
-from app.api.paging import DEFAULT_SIZE, LAST_PAGE, Page, links, page_of
+from app.api.paging import LINK, Page, PageNumber, links, page_of, page_size
 from app.settings import Settings
 from app.users import service
 from app.users.schemas import Email, User, UserId
 
 PATH = "/users"
-
-_LINK = {"description": "First, last, previous and next page (RFC 8288).", "schema": {"type": "string"}}
 
 
 def create_router(settings: Settings) -> APIRouter:
@@ -32,12 +30,10 @@ def create_router(settings: Settings) -> APIRouter:
         model_config = ConfigDict(extra="forbid")
 
         email: Annotated[Email | None, Field(description="Only with this email, ignoring case.")] = None
-        page: Annotated[int, Field(ge=1, le=LAST_PAGE, description="Number of the page, from 1.")] = 1
-        size: Annotated[int, Field(ge=1, le=settings.page_size_max, description="Most items of a page.")] = min(
-            DEFAULT_SIZE, settings.page_size_max
-        )
+        page: PageNumber = 1
+        size: int = page_size(settings.page_size_max)
 
-    @router.get("", responses={status.HTTP_200_OK: {"headers": {"Link": _LINK}}}, summary="List users")
+    @router.get("", responses={status.HTTP_200_OK: {"headers": {"Link": LINK}}}, summary="List users")
     async def list_users(
         listing: Annotated[Listing, Query()], database: DatabaseDependency, response: Response
     ) -> Page[User]:
