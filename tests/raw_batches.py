@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from aiokafka import codec
+from aiokafka import TopicPartition, codec
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import for_code
 from aiokafka.protocol.produce import ProduceRequest
@@ -46,9 +46,10 @@ async def send_raw(kafka: Kafka, topic: str, partition: int, raw: bytes) -> None
     client = AIOKafkaClient(bootstrap_servers=kafka.bootstrap_servers)
     await client.bootstrap()
     try:
-        await client.set_topics([topic])
-        node = client.get_random_node()
-        answer: Any = await client.send(node, ProduceRequest(None, -1, 10_000, [(topic, [(partition, raw)])]))
+        while (leader := client.cluster.leader_for_partition(TopicPartition(topic, partition))) in {None, -1}:
+            await client.set_topics([topic])
+            await client.force_metadata_update()
+        answer: Any = await client.send(leader, ProduceRequest(None, -1, 10_000, [(topic, [(partition, raw)])]))
         ((_, ((_, code, *_),)),) = answer.topics
         assert code == 0, for_code(code)
     finally:
