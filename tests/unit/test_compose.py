@@ -1,4 +1,4 @@
-"""What the compose file says is what the documentation says and the program needs. Whether it starts, Docker must tell."""
+"""What the compose file says is what the documentation says and the program needs. That it starts, Docker shows."""
 
 import re
 import tomllib
