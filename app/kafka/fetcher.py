@@ -75,7 +75,7 @@ class Fetcher:
         """What comes next where the library cannot read on. Raises `error` if it can, everywhere."""
         # Without its text, which may quote the record.
         logger.warning("fetch.unreadable", consumer=self._consumer, error=type(error).__name__)
-        metrics.consumer_failures.labels(self._consumer, type(error).__name__).inc()
+        metrics.consumer_failures.labels(self._consumer, "unreadable").inc()
         positions = await self._offsets.rewind()
         found = await unreadable.look(self._settings, positions)
         if not found:

@@ -69,7 +69,7 @@ async def test_a_header_whose_name_is_not_utf8_makes_a_dead_letter(kafka: Kafka,
             if reply not in refused and reply.headers["source-partition"] == b"%d" % partition
         ]
         assert good == sorted(good)
-    failures = {"consumer": users.settings.users_group, "reason": "UnicodeDecodeError"}
+    failures = {"consumer": users.settings.users_group, "reason": "unreadable"}
     assert (REGISTRY.get_sample_value("consumer_failures_total", failures) or 0) > 0
 
 
