@@ -30,6 +30,6 @@ ENV PATH=/opt/outbox/bin:$PATH \
 WORKDIR /opt/outbox
 # A number, so that `runAsNonRoot` can be checked without a look at /etc/passwd.
 USER 10001:10001
-EXPOSE 8000 9100
+EXPOSE 8000 9100 9200
 ENTRYPOINT ["outbox"]
 CMD ["--help"]

@@ -43,7 +43,7 @@ _REQUEST_SOMETIMES = {
     "traceparent": "Is taken over into the reply (W3C Trace Context).",
 }
 _DEAD_LETTER = {
-    "dlq.reason": "Why it is a dead letter: NOT_XML, DTD_FORBIDDEN, TOO_LARGE, KEY_REUSED, ATTEMPTS_EXHAUSTED, …",
+    "dlq.reason": "Why it is a dead letter: NOT_XML, DTD_FORBIDDEN, HEADER_NOT_UTF8, KEY_REUSED, ATTEMPTS_EXHAUSTED, …",
     "dlq.consumer": "The group that read it.",
     "dlq.topic": "Where it was read.",
     "dlq.partition": "Where it was read.",

@@ -45,9 +45,7 @@ consumer_batch_seconds = Histogram(
     "consumer_batch_seconds", "From records in hand to their commit in PostgreSQL", ["consumer"], buckets=_FAST
 )
 consumer_lag = Gauge("consumer_lag_records", "Records that wait in Kafka", ["consumer", "topic", "partition"])
-consumer_gap = Gauge(
-    "consumer_gap", "1 if Kafka no longer has what comes next: records were lost", ["consumer", "topic", "partition"]
-)
+consumer_gap = Gauge("consumer_gap", "1 if Kafka lost or spoiled what comes next", ["consumer", "topic", "partition"])
 consumer_failures = Counter(
     "consumer_failures_total", "Records or batches that could not be handled", ["consumer", "reason"]
 )

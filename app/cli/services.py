@@ -89,7 +89,7 @@ def worker(
     host: Annotated[str | None, typer.Option(help="Address of /livez, /readyz, /metrics; else WORKER_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Port for them, instead of WORKER_PORT; 0: a free one.")] = None,
     accept_gap: Annotated[
-        bool, typer.Option("--accept-gap", help="Go on where Kafka no longer has the next records: they are lost.")
+        bool, typer.Option("--accept-gap", help="Go on where Kafka lost or spoiled the next records.")
     ] = False,
 ) -> None:
     """Consume requests from Kafka until SIGTERM or Ctrl-C; any number of workers may run, anywhere.

@@ -166,6 +166,8 @@ class Batches(Generic[_T]):
         await failpoints.reach("ingest.in_parse")
         if record.is_older_than(self._settings.inbox_retention):
             return self._item(record, Undecodable(TOO_OLD, answered=False))
+        if record.flaw is not None:
+            return self._item(record, Undecodable(record.flaw))
         if len(record.value or b"") <= _LARGE:
             return self._item(record, self._handler.decode(record))
         content = await _in_thread(lambda: self._handler.decode(record), self._settings.consumer_decode_deadline)

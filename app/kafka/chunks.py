@@ -6,7 +6,6 @@ from typing import Any
 
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
-from app.errors import OutboxError
 from app.kafka.skim import slices
 
 PORTION = 4096
@@ -18,7 +17,7 @@ class Chunk:
     """All records with offsets from `first` up to `end`, by offset; there are none but these.
 
     Records are as the client library's parser has them: `offset`, `timestamp` (milliseconds), `key`, `value`,
-    `headers`.
+    `headers` (`app.kafka.records`).
     """
 
     records: Sequence[Any]
@@ -47,11 +46,11 @@ def present(raw: bytes, aborted: Sequence[tuple[int, int]] | None) -> tuple[list
     return found, following
 
 
-def chunks(batches: Sequence[Any], first: int, end: int) -> Iterator[Chunk]:
-    """The records of these batches from `first` up to `end`, some at a time."""
+def chunks(batches: Sequence[tuple[Any, Sequence[Any]]], first: int, end: int) -> Iterator[Chunk]:
+    """The records of these batches, which come with them, from `first` up to `end`, some at a time."""
     records: list[Any] = []
-    for batch in batches:
-        records += batch
+    for batch, found in batches:
+        records += found
         if len(records) >= PORTION and batch.next_offset < end:
             yield Chunk(_cut(records, first, end), first, batch.next_offset)
             records, first = [], batch.next_offset
@@ -63,8 +62,3 @@ def _cut(records: list[Any], first: int, end: int) -> list[Any]:
     if records and (records[0].offset < first or records[-1].offset >= end):
         return [record for record in records if first <= record.offset < end]
     return records
-
-
-def corrupt(topic: str, partition: int, following: int) -> OutboxError:
-    """The error to raise for a batch with a wrong checksum, or one that cannot be taken apart."""
-    return OutboxError(f"the batch of {topic} {partition} that ends before offset {following} is corrupt")

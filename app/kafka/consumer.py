@@ -7,13 +7,13 @@ promise: they may lag behind PostgreSQL, and never run ahead of it.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Generic, TypeVar
 from uuid import UUID, uuid4
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import failpoints, lifecycle, log, metrics
@@ -21,7 +21,9 @@ from app.db import sqlstate
 from app.errors import BrokerUnavailable, Unavailable
 from app.inbox import store
 from app.kafka.batch import Batches
-from app.kafka.client import milliseconds, options, to_input
+from app.kafka.client import options
+from app.kafka.fetcher import TURN, Fetched, Fetcher
+from app.kafka.input import Input
 from app.kafka.offsets import Offsets
 from app.lifecycle import jittered
 from app.settings import Settings
@@ -29,10 +31,7 @@ from app.settings import Settings
 logger = log.get(__name__)
 
 _T = TypeVar("_T")
-_Fetched = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
-_TURN = timedelta(seconds=1)
-"""The loop comes round at least this often, whatever the brokers do."""
 _START = timedelta(seconds=15)
 _CLOSE = timedelta(seconds=5)
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=0.1), timedelta(seconds=5)
@@ -86,6 +85,7 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
         self._marked = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._fetcher = Fetcher(self._kafka, self._offsets, settings, consumer=batches.name, idle=self._idle)
         self._hurry = asyncio.Event()
         self._stopping = False
         self._waiting_since = time.time()
@@ -119,14 +119,14 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
         # What is in hand may be finished, but nothing waits for a database that is away.
         self._hurry.set()
 
-    async def _fetch(self, stop: asyncio.Event) -> _Fetched:
+    async def _fetch(self, stop: asyncio.Event) -> Fetched:
         """What comes next; nothing when told to stop. While the group shares out its partitions this waits."""
-        fetching = asyncio.create_task(self._fetch_in_hand())
+        fetching = asyncio.create_task(self._fetcher.next())
         stopping = asyncio.create_task(stop.wait())
         try:
             while not fetching.done() and not stop.is_set():
                 await asyncio.wait(
-                    {fetching, stopping}, timeout=_TURN.total_seconds(), return_when=asyncio.FIRST_COMPLETED
+                    {fetching, stopping}, timeout=TURN.total_seconds(), return_when=asyncio.FIRST_COMPLETED
                 )
                 self._turned_at = time.monotonic()
                 if (silence := self._silence()) > self._settings.consumer_stalled_after:
@@ -136,26 +136,9 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
             if not fetching.done():
                 fetching.cancel()
                 await asyncio.wait({fetching})
-        if fetching.cancelled():
-            return {}
-        try:
-            return fetching.result()
-        except NoOffsetForPartitionError as error:
-            await self._offsets.begin(error.args[0])
-        except OffsetOutOfRangeError as error:
-            await self._offsets.meet_gaps(error.args[0])
-        return {}
+        return {} if fetching.cancelled() else fetching.result()
 
-    async def _fetch_in_hand(self) -> _Fetched:
-        fetched: _Fetched = await self._kafka.getmany(
-            timeout_ms=milliseconds(_TURN), max_records=self._settings.consumer_batch_records
-        )
-        # Without an await in between: a revocation must find these records in hand, or it would not wait for them.
-        if fetched:
-            self._idle.clear()
-        return fetched
-
-    async def _take(self, fetched: _Fetched) -> None:
+    async def _take(self, fetched: Fetched) -> None:
         """Handle what was fetched and move the offsets over what is done."""
         if not await self._patiently(self._take_over):
             return
@@ -167,8 +150,8 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
             if not await self._take_singly(tp, found):
                 return
 
-    async def _take_batch(self, batch: _Fetched) -> bool:
-        records = [to_input(record) for found in batch.values() for record in found]
+    async def _take_batch(self, batch: Fetched) -> bool:
+        records = [record for found in batch.values() for record in found]
         try:
             if not await self._patiently(lambda: self._batches.handle(records)):
                 return False
@@ -182,10 +165,9 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
         await self._offsets.commit()
         return True
 
-    async def _take_singly(self, tp: TopicPartition, found: Sequence[ConsumerRecord]) -> bool:
+    async def _take_singly(self, tp: TopicPartition, found: Sequence[Input]) -> bool:
         for record in found:
-            single = to_input(record)
-            if self._hurry.is_set() or not await self._patiently(lambda: self._batches.handle_singly(single)):  # noqa: B023 - awaited here
+            if self._hurry.is_set() or not await self._patiently(lambda: self._batches.handle_singly(record)):  # noqa: B023 - awaited here
                 break
             self._offsets.done(tp, record.offset)
             if left := self._careful.get(tp):
@@ -280,6 +262,6 @@ class _Member(ConsumerRebalanceListener, Generic[_T]):  # type: ignore[misc]  # 
             raise Unavailable(f"there is no topic {', '.join(missing)}: `outbox topics ensure` makes it")
         if gaps := self._offsets.gaps:
             raise Unavailable(
-                f"Kafka no longer has the next records of {', '.join(f'{tp.topic}-{tp.partition}' for tp in gaps)}: "
-                "some were lost unread; `--accept-gap` goes on after them"
+                f"the next records of {', '.join(f'{tp.topic}-{tp.partition}' for tp in gaps)} are gone from Kafka, "
+                "unread, or corrupt there; `--accept-gap` goes on after them"
             )

@@ -12,7 +12,10 @@ _NO_LENGTH = b"\xff" * 8
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A record. `timestamp` is in milliseconds since 1970, negative when there is none."""
+    """A record. `timestamp` is in milliseconds since 1970, negative when there is none.
+
+    `flaw`: why it cannot be taken, whatever it says; such a record becomes a dead letter.
+    """
 
     topic: str
     partition: int
@@ -21,6 +24,7 @@ class Input:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
+    flaw: str | None = None
 
     def header(self, name: str) -> bytes | None:
         """The first value under this name; None when there is none, or it is null."""

@@ -5,7 +5,7 @@ It asks only for what is there: naming a topic in a request for metadata could m
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -28,7 +28,8 @@ from aiokafka.protocol.offset import OffsetRequest
 from app import lifecycle
 from app.broker import connection_options
 from app.errors import BrokerUnavailable, OutboxError
-from app.kafka.chunks import PORTION, Chunk, chunks, corrupt, present
+from app.kafka.chunks import PORTION, Chunk, chunks, present
+from app.kafka.records import CorruptBatch, records
 from app.kafka.skim import Skimmed, Unpacked, skim, unpack
 from app.settings import KafkaSettings
 
@@ -108,6 +109,10 @@ class Log:
         """The log, now; what belongs to a transaction that has not ended included."""
         return Bounds(await self._offset(topic, partition, _EARLIEST), await self._offset(topic, partition, _LATEST))
 
+    async def committed_end(self, topic: str, partition: int) -> int:
+        """The offset up to which all transactions have ended."""
+        return await self._offset(topic, partition, _LATEST, isolation=_COMMITTED)
+
     async def offset_at(self, topic: str, partition: int, bounds: Bounds, moment: datetime) -> int:
         """The first offset of a batch with a record of `moment` or later; the end when there is none.
 
@@ -119,18 +124,18 @@ class Log:
         while low < high:
             middle = (low + high) // 2
             batches, following = await self._whole(topic, partition, middle, size=1, isolation=_UNCOMMITTED)
-            if batches and batches[0].max_timestamp < wanted:
-                low = max(batches[0].next_offset, middle + 1)
+            if batches and batches[0][0].max_timestamp < wanted:
+                low = max(batches[0][0].next_offset, middle + 1)
             elif batches or following >= high:
                 high = middle
             else:  # nothing but markers
                 low = following
         return low
 
-    async def read(self, topic: str, partition: int, bounds: Bounds, *, committed: bool) -> AsyncIterator[Chunk]:
+    async def read(self, topic: str, partition: int, bounds: Bounds, *, committed: bool) -> AsyncGenerator[Chunk, None]:
         """The records inside `bounds`, which are inside the log's; if `committed`, without what was aborted.
 
-        Then the bounds must not reach further than what a consumer has been given.
+        Then the bounds must not reach further than `committed_end`. Raises CorruptBatch, after all that is before it.
         """
         fetch = partial(self._whole, isolation=_COMMITTED if committed else _UNCOMMITTED)
         async for batches, start, stop, _ in self._walk(topic, partition, bounds, fetch):
@@ -148,7 +153,7 @@ class Log:
                 try:
                     skim(batch, skimmed)
                 except IndexError as error:
-                    raise corrupt(topic, partition, batch.following) from error
+                    raise CorruptBatch(topic, partition, batch.following) from error
                 if len(skimmed.offsets) >= PORTION and batch.following < stop:
                     skimmed.cut(begin, batch.following)
                     yield skimmed
@@ -186,6 +191,8 @@ class Log:
         finally:
             if fetching is not None:
                 fetching.cancel()
+                # Whoever stops here does not want to know how the next one ended.
+                fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def record(self, topic: str, partition: int, offset: int) -> Any | None:
         """The record at this place; None when there is none, any more."""
@@ -193,14 +200,22 @@ class Log:
             batches, _ = await self._whole(topic, partition, offset, size=1, isolation=_UNCOMMITTED)
         except OffsetOutOfRangeError:
             return None
-        return next((record for batch in batches[:1] for record in batch if record.offset == offset), None)
+        return next((record for _, found in batches[:1] for record in found if record.offset == offset), None)
 
     async def _whole(
         self, topic: str, partition: int, offset: int, *, size: int = _FETCH_BYTES, isolation: int
-    ) -> tuple[list[Any], int]:
-        """Batches of the client library."""
+    ) -> tuple[list[tuple[Any, Sequence[Any]]], int]:
+        """Batches of the client library, with their records; up to a corrupt one, which must not hide those before."""
         found, following = await self._fetch(topic, partition, offset, size=size, isolation=isolation)
-        return [self._checked(batch, topic, partition) for batch, _ in found], following
+        whole: list[tuple[Any, Sequence[Any]]] = []
+        for batch, raw in found:
+            try:
+                whole.append((batch, _records(self._checked(batch, topic, partition), raw, topic, partition)))
+            except CorruptBatch:
+                if not whole:
+                    raise
+                return whole, whole[-1][0].next_offset
+        return whole, following
 
     async def _unpacked(self, topic: str, partition: int, offset: int) -> tuple[list[Unpacked], int]:
         """Batches for `skim`."""
@@ -214,7 +229,7 @@ class Log:
 
     def _checked(self, batch: Any, topic: str, partition: int) -> Any:
         if self._settings.kafka_check_crcs and not batch.validate_crc():
-            raise corrupt(topic, partition, batch.next_offset)
+            raise CorruptBatch(topic, partition, batch.next_offset)
         return batch
 
     async def _fetch(
@@ -234,8 +249,8 @@ class Log:
                 return batches, following
         raise self._unavailable()
 
-    async def _offset(self, topic: str, partition: int, which: int) -> int:
-        request = OffsetRequest(-1, _UNCOMMITTED, [(topic, [(partition, which)])])
+    async def _offset(self, topic: str, partition: int, which: int, *, isolation: int = _UNCOMMITTED) -> int:
+        request = OffsetRequest(-1, isolation, [(topic, [(partition, which)])])
         _, fields = await self._ask(topic, partition, request)
         return int(fields[-1])
 
@@ -263,3 +278,10 @@ class Log:
 
     def _unavailable(self) -> BrokerUnavailable:
         return BrokerUnavailable(f"no broker of {self._settings.kafka_bootstrap_servers} answers")
+
+
+def _records(batch: Any, raw: bytes, topic: str, partition: int) -> list[Any]:
+    try:
+        return records(batch, raw)
+    except Exception as error:
+        raise CorruptBatch(topic, partition, batch.next_offset) from error

@@ -1,4 +1,4 @@
-"""Where a consumer is in its partitions: what it has done, what it has told Kafka, and what Kafka no longer has."""
+"""Where a consumer is in its partitions: what it has done, what Kafka was told, and what nobody can read any more."""
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
@@ -85,21 +85,31 @@ class Offsets:
         them in silence: the partition stands still until a person accepts the gap.
         """
         for tp, offset in positions.items():
-            if not self._accept_gap:
-                self._kafka.pause(tp)
-                self.gaps[tp] = offset
-                metrics.consumer_gap.labels(self._consumer, tp.topic, tp.partition).set(1)
-                logger.error(
-                    "consumer.gap", consumer=self._consumer, topic=tp.topic, partition=tp.partition, offset=offset
-                )
-                continue
             beginnings = await lifecycle.within(_DEADLINE, self._kafka.beginning_offsets([tp]))
-            logger.error(
-                "consumer.gap_accepted",
-                consumer=self._consumer,
-                topic=tp.topic,
-                partition=tp.partition,
-                offset=offset,
-                goes_on_at=beginnings[tp],
-            )
-            self._kafka.seek(tp, beginnings[tp])
+            self.meet_gap(tp, offset, beginnings[tp])
+
+    def meet_gap(self, tp: TopicPartition, offset: int, following: int) -> None:
+        """Nobody can read what is from `offset` up to `following`."""
+        place = {"consumer": self._consumer, "topic": tp.topic, "partition": tp.partition, "offset": offset}
+        if self._accept_gap:
+            logger.error("consumer.gap_accepted", **place, goes_on_at=following)
+            self._next[tp] = following
+            self._kafka.seek(tp, following)
+        else:
+            self._kafka.pause(tp)
+            self.gaps[tp] = offset
+            metrics.consumer_gap.labels(self._consumer, tp.topic, tp.partition).set(1)
+            logger.error("consumer.gap", **place)
+
+    async def rewind(self) -> dict[TopicPartition, int]:
+        """Fetch again, in all partitions, what is not done; from which offsets."""
+        positions = {}
+        for tp in self._kafka.assignment() - self._kafka.paused():
+            offset = self._next.get(tp)
+            if offset is None:
+                offset = await lifecycle.within(_DEADLINE, self._kafka.committed(tp))
+            if offset is None:
+                offset = (await lifecycle.within(_DEADLINE, self._kafka.beginning_offsets([tp])))[tp]
+            self._kafka.seek(tp, offset)
+            positions[tp] = offset
+        return positions

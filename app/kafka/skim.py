@@ -120,7 +120,7 @@ def skim(batch: Unpacked, into: Skimmed) -> None:  # noqa: C901, PLR0912, PLR091
             number += (high - 1) << 7
             position += 2
         else:
-            number, position = _varint(data, position)
+            number, position = varint(data, position)
         following = position + (number >> 1)
         position += 1  # attributes: there are none yet
         while data[position] >= _MORE:  # the time, as a distance
@@ -133,9 +133,9 @@ def skim(batch: Unpacked, into: Skimmed) -> None:  # noqa: C901, PLR0912, PLR091
             number += (high - 1) << 7
             position += 2
         else:
-            number, position = _varint(data, position)
+            number, position = varint(data, position)
         add_offset(base + (number >> 1))
-        number, position = (data[position], position + 1) if data[position] < _MORE else _varint(data, position)
+        number, position = (data[position], position + 1) if data[position] < _MORE else varint(data, position)
         if number == 1:
             add_key(None)
         else:
@@ -149,7 +149,7 @@ def skim(batch: Unpacked, into: Skimmed) -> None:  # noqa: C901, PLR0912, PLR091
             number += (high - 1) << 7
             position += 2
         else:
-            number, position = _varint(data, position)
+            number, position = varint(data, position)
         if number == 1:
             add_value(None)
         else:
@@ -163,7 +163,7 @@ def skim(batch: Unpacked, into: Skimmed) -> None:  # noqa: C901, PLR0912, PLR091
         position = following
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def varint(data: bytes, position: int) -> tuple[int, int]:
     """The number there, still zigzag, and the position after it."""
     number = shift = 0
     while (byte := data[position]) >= _MORE:
@@ -175,12 +175,12 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 def _message_id(data: bytes, position: int) -> bytes | None:
     """Of a record whose headers, which begin there, do not begin with ours."""
-    count, position = _varint(data, position)
+    count, position = varint(data, position)
     found: dict[bytes, bytes] = {}
     for _ in range(count >> 1):
-        size, position = _varint(data, position)
+        size, position = varint(data, position)
         name = data[position : position + (size >> 1)]
-        size, position = _varint(data, position + (size >> 1))
+        size, position = varint(data, position + (size >> 1))
         if size != 1:  # null
             found.setdefault(name, data[position : position + (size >> 1)])
             position += size >> 1

@@ -12,6 +12,7 @@ MESSAGES = {
     "TOO_LATE": "there was no answer within the time that a task has",
     "DISCARDED": "the operator gave the task up",
     "INVALID_TASK": "this is not a task, or not one that is accepted here",
+    "HEADER_NOT_UTF8": "the name of a header is not UTF-8",
     "ATTEMPTS_EXHAUSTED": "the input could not be handled",
     "KEY_REUSED": "there is another task of this number",
 }

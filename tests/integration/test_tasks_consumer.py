@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from app.kafka.batch import Batches
 from app.kafka.input import Input
+from app.kafka.unreadable import HEADER_NOT_UTF8
 from app.tasks.consumer import TasksHandler
 from tests.api import api_on
 from tests.providing import MemoryProvider
@@ -143,3 +144,15 @@ async def test_a_task_belongs_to_the_trace_that_it_came_with(world: World) -> No
     )
     traced = {key: traceparent in headers for key, headers in rows}
     assert traced == {"1": True, "2": False}
+
+
+async def test_a_task_whose_record_is_flawed_is_not_taken(world: World) -> None:
+    await world.batches.handle([replace(record(phone(7)), flaw=HEADER_NOT_UTF8)])
+    assert await world.errors() == [
+        {
+            "task_id": 7,
+            "task_type": "phone",
+            "error": {"code": "HEADER_NOT_UTF8", "message": "the name of a header is not UTF-8"},
+        }
+    ]
+    assert await world.tasks.messages(DEAD) == [json.dumps(phone(7))]

@@ -11,6 +11,7 @@ from app.cli.verify import intakes_of
 from tests.auditing import found
 from tests.consuming import Consuming, answered, consuming, kafka_settings, lag, producing, running, send
 from tests.engine import empty
+from tests.raw_batches import batch, flawed, send_raw
 from tests.relaying import running as relaying
 from tests.services.kafka import Kafka
 from tests.waiting import until
@@ -101,6 +102,18 @@ async def test_another_content_under_the_same_id_is_a_gap_unless_it_was_dead_let
     assert (await scene.audited()).findings == ()
     await scene.users.connection.execute("DELETE FROM inbox_messages WHERE message_id LIKE 'reused:%'")
     assert found(await scene.audited()) == {Kind.GAP: 1}
+
+
+async def test_what_the_client_library_cannot_read_is_compared_like_the_rest(scene: Scene) -> None:
+    topic = scene.users.settings.users_requests_topic
+    await send(scene.kafka, scene.users, range(3))
+    await send_raw(scene.kafka, topic, 0, batch([flawed(b"<1"), flawed(b"<2", ("ce_id", b"2"))]))
+    await scene.consume(3 + 4)
+    await scene.deliver()
+    report = await scene.audited()
+    assert (report.findings, report.intakes[0].checked) == ((), 5)
+    await scene.users.connection.execute("DELETE FROM inbox_messages WHERE outcome = 'dead_lettered'")
+    assert found(await scene.audited()) == {Kind.GAP: 2}
 
 
 async def test_inputs_older_than_the_inbox_remembers_are_beyond_judgement(scene: Scene) -> None:
