@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -34,6 +33,14 @@ Work: TypeAlias = Callable[[AsyncSession, Sequence[_Piece]], Awaitable[Sequence[
 class _Waiting(Generic[_Piece, _Result]):
     piece: _Piece
     result: asyncio.Future[_Result]
+
+    def succeed(self, result: _Result) -> None:
+        if not self.result.done():
+            self.result.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
 
 
 class GroupCommit(Generic[_Piece, _Result]):
@@ -77,15 +84,24 @@ class GroupCommit(Generic[_Piece, _Result]):
         group = [waiting for waiting in group if not waiting.result.done()]  # or who asked has gone
         if not group:
             return
+        worked = False
+
+        async def work(session: AsyncSession) -> Sequence[_Result]:
+            nonlocal worked
+            worked = False
+            results = await self._work(session, [waiting.piece for waiting in group])
+            worked = True
+            return results
+
         try:
-            results = await database.write(partial(self._work_on, [waiting.piece for waiting in group]))
+            results = await database.write(work)
         except Unavailable as error:
             _fail(group, error)
         except Exception as error:  # noqa: BLE001 - it is raised where the piece came from
-            if len(group) == 1:
+            if worked or len(group) == 1:
                 _fail(group, error)
                 return
-            # It was rolled back, perhaps because of one of them alone.
+            # It was rolled back for certain, perhaps because of one of them alone.
             for waiting in group:
                 await self._commit(database, [waiting])
         except BaseException as error:
@@ -93,14 +109,9 @@ class GroupCommit(Generic[_Piece, _Result]):
             raise
         else:
             for waiting, result in zip(group, results, strict=True):
-                if not waiting.result.done():
-                    waiting.result.set_result(result)
-
-    async def _work_on(self, pieces: Sequence[_Piece], session: AsyncSession) -> Sequence[_Result]:
-        return await self._work(session, pieces)
+                waiting.succeed(result)
 
 
 def _fail(group: Sequence[_Waiting[_Piece, _Result]], error: Exception) -> None:
     for waiting in group:
-        if not waiting.result.done():
-            waiting.result.set_exception(error)
+        waiting.fail(error)

@@ -124,6 +124,19 @@ async def test_an_error_goes_to_whom_it_is_about(sessions: async_sessionmaker[As
     assert work.groups == [[1, 13, 5], [1], [13], [5]]
 
 
+async def test_what_was_committed_is_not_done_again(sessions: async_sessionmaker[AsyncSession]) -> None:
+    def fail() -> None:
+        raise LookupError
+
+    work = Counted()
+    work.gate.set()
+    group: GroupCommit[int, int] = GroupCommit(work)
+    failing = Database(sessions, timedelta(seconds=20), fail)
+    found = await asyncio.gather(*(group.do(failing, n) for n in range(3)), return_exceptions=True)
+    assert [type(each) for each in found] == [LookupError] * 3
+    assert work.groups == [[0, 1, 2]]
+
+
 async def test_nobody_waits_longer_than_the_deadline(sessions: async_sessionmaker[AsyncSession]) -> None:
     work = Counted()
     group: GroupCommit[int, int] = GroupCommit(work)
