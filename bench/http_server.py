@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app import log
+from app.api.group_commit import GroupCommit
 from app.api.idempotency import Answer, OnceDependency
 from app.api.json_body import JsonRoute
 from app.applications import service
@@ -75,14 +76,18 @@ def _ours(settings: Settings) -> APIRouter:
         body = {"id": 1, "user_name": new.user_name, "description": new.description}
         return Response(json.dumps(body).encode(), status_code=201, media_type="application/json")
 
+    async def store(session: AsyncSession, news: Sequence[service.NewApplication]) -> list[Answer]:
+        stored = [
+            application_created(application, topic=settings.applications_topic, source=settings.event_source)
+            for application in await service.store(session, news)
+        ]
+        return [Answer(201, {"Content-Type": "application/json"}, each.payload or b"") for each in stored]
+
+    group = GroupCommit(store)
+
     @router.post("/without", status_code=201)
     async def without(new: NewApplication, once: OnceDependency) -> Response:
-        async def work(session: AsyncSession) -> Answer:
-            application = await service.store(session, user_name=new.user_name, description=new.description)
-            message = application_created(application, topic=settings.applications_topic, source=settings.event_source)
-            return Answer(201, {"Content-Type": "application/json"}, message.payload or b"")
-
-        return await once.write(work)
+        return await once.write_grouped(group, service.NewApplication(new.user_name, new.description))
 
     return router
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request, Response
 from sqlalchemy import Interval, bindparam, func, select, text
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app import failpoints, metrics
 from app.api.dependencies import Database, DatabaseDependency
+from app.api.group_commit import GroupCommit
 from app.api.kinds import IDEMPOTENCY_KEY_INVALID, IDEMPOTENCY_KEY_REQUIRED, IDEMPOTENCY_KEY_REUSED, IN_PROGRESS
 from app.api.problems import Refused
 from app.outbox.models import idempotency_keys as keys
@@ -81,6 +83,8 @@ class Replayed:
     answer: Answer
 
 
+_Piece = TypeVar("_Piece")
+
 Work = Callable[[AsyncSession], Awaitable[Answer]]
 
 
@@ -122,6 +126,12 @@ class Once:
             return Done(answer)
 
         return _response(await self.database.write(once))
+
+    async def write_grouped(self, group: GroupCommit[_Piece, Answer], piece: _Piece) -> Response:
+        """`write` of one piece of a work; without an identity it shares its transaction with others that come now."""
+        if self.identity is None:
+            return _response(Done(await group.do(self.database, piece)))
+        return await self.write(partial(group.alone, piece))
 
 
 async def _find(session: AsyncSession, identity: Identity) -> Answer | None:

@@ -4,8 +4,11 @@ from app import outbox
 from app.applications.schemas import Application
 
 
-def application_created(application: Application, *, topic: str, source: str) -> outbox.OutboxMessage:
-    """The event of a new application: its value is the application as the caller got it, byte for byte.
+def application_created(
+    application: Application, *, topic: str, source: str, traceparent: str | None = None
+) -> outbox.OutboxMessage:
+    """The event of a new application: its value is the application as the caller got it, byte for byte. `traceparent`
+    is the trace context of the caller's request.
 
     Events of one application share its id as their key, and so keep their order.
     """
@@ -15,4 +18,5 @@ def application_created(application: Application, *, topic: str, source: str) ->
         type="application.created",
         source=source,
         data=application.model_dump_json().encode(),
+        traceparent=traceparent,
     )

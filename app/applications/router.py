@@ -1,5 +1,6 @@
 """Applications over HTTP."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api import kinds, problems
 from app.api.dependencies import DatabaseDependency
+from app.api.group_commit import GroupCommit
 from app.api.idempotency import REPLAYED, Answer, OnceDependency
 from app.api.json_body import JsonRoute
 from app.api.paging import LINK, Page, links, page_of, page_size
@@ -48,6 +50,12 @@ def create_router(settings: Settings) -> APIRouter:
     class Listing(ListingQuery):
         size: int = page_size(settings.page_size_max)
 
+    async def create(session: AsyncSession, news: Sequence[service.NewApplication]) -> list[Answer]:
+        created = await service.create(session, news, topic=settings.applications_topic, source=settings.event_source)
+        return [_created(each) for each in created]
+
+    group = GroupCommit(create)
+
     @router.post(
         "",
         status_code=status.HTTP_201_CREATED,
@@ -73,23 +81,7 @@ def create_router(settings: Settings) -> APIRouter:
     )
     async def create_application(new: NewApplication, once: OnceDependency) -> Response:
         """Store an application and owe the event `application.created` to Kafka, in one commit."""
-
-        async def work(session: AsyncSession) -> Answer:
-            created = await service.create(
-                session,
-                user_name=new.user_name,
-                description=new.description,
-                topic=settings.applications_topic,
-                source=settings.event_source,
-            )
-            headers = {
-                "Content-Type": "application/json",
-                "Location": f"{PATH}/{created.application.id}",
-                "Outbox-Message-Id": str(created.message.message_id),
-            }
-            return Answer(status.HTTP_201_CREATED, headers, created.message.payload or b"")
-
-        return await once.write(work)
+        return await once.write_grouped(group, service.NewApplication(new.user_name, new.description))
 
     @router.get(
         "",
@@ -142,3 +134,12 @@ def create_router(settings: Settings) -> APIRouter:
         return await database.read(partial(service.get, application_id=application_id))
 
     return router
+
+
+def _created(created: service.Created) -> Answer:
+    headers = {
+        "Content-Type": "application/json",
+        "Location": f"{PATH}/{created.application.id}",
+        "Outbox-Message-Id": str(created.message.message_id),
+    }
+    return Answer(status.HTTP_201_CREATED, headers, created.message.payload or b"")

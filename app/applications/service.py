@@ -3,12 +3,13 @@
 All statements on the table of applications are here and in `app.applications.listing`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from sqlalchemy import insert, select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app import failpoints, outbox
+from app import failpoints, outbox, trace
 from app.applications.events import application_created
 from app.applications.models import applications
 from app.applications.names import fold
@@ -22,8 +23,26 @@ _COLUMNS = (
     applications.c.created_at,
 )
 
-# Stores an application; its id and its time are the database's.
-_INSERT = insert(applications).returning(applications.c.id, applications.c.created_at)
+# Stores applications; the ids and times, which are the database's, come in their order.
+_INSERT = text(
+    """
+    INSERT INTO applications (user_name, user_name_folded, description)
+    SELECT user_name, folded, description
+    FROM unnest(CAST(:user_names AS text[]), CAST(:folded AS text[]), CAST(:descriptions AS text[]))
+        WITH ORDINALITY AS new (user_name, folded, description, position)
+    ORDER BY position
+    RETURNING id, created_at
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewApplication:
+    """What is applied for, and the trace context of the request that asks."""
+
+    user_name: str = field(repr=False)
+    description: str = field(repr=False)
+    traceparent: str | None = field(default_factory=trace.current.get)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +53,32 @@ class Created:
     message: outbox.OutboxMessage
 
 
-async def create(session: AsyncSession, *, user_name: str, description: str, topic: str, source: str) -> Created:
-    """Store an application and owe the event about it to `topic`. Raises InvalidMessage when the event is too
-    large.
-    """
-    application = await store(session, user_name=user_name, description=description)
+async def create(session: AsyncSession, news: Sequence[NewApplication], *, topic: str, source: str) -> list[Created]:
+    """Store applications and owe the events about them to `topic`. Raises InvalidMessage when one is too large."""
+    applications = await store(session, news)
     await failpoints.reach("api.after_domain")
-    message = application_created(application, topic=topic, source=source)
-    await outbox.add(session, message)
-    return Created(application, message)
+    created = [
+        Created(application, application_created(application, topic=topic, source=source, traceparent=new.traceparent))
+        for application, new in zip(applications, news, strict=True)
+    ]
+    await outbox.add(session, *(each.message for each in created))
+    return created
 
 
-async def store(session: AsyncSession, *, user_name: str, description: str) -> Application:
-    """Store an application, and tell nobody."""
-    row = (
-        await session.execute(
-            _INSERT, {"user_name": user_name, "user_name_folded": fold(user_name), "description": description}
-        )
-    ).one()
-    return Application(id=row.id, user_name=user_name, description=description, created_at=row.created_at)
+async def store(session: AsyncSession, news: Sequence[NewApplication]) -> list[Application]:
+    """Store applications, and tell nobody."""
+    rows = await session.execute(
+        _INSERT,
+        {
+            "user_names": [new.user_name for new in news],
+            "folded": [fold(new.user_name) for new in news],
+            "descriptions": [new.description for new in news],
+        },
+    )
+    return [
+        Application(id=row.id, user_name=new.user_name, description=new.description, created_at=row.created_at)
+        for row, new in zip(rows, news, strict=True)
+    ]
 
 
 async def get(session: AsyncSession, application_id: int) -> Application:

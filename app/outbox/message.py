@@ -21,7 +21,8 @@ class OutboxMessage:
     `payload` is final: the relay sends these bytes as they are; None is a tombstone. Messages of one (topic, key)
     arrive in the order of their commits; without a key no order is promised. `headers` travel as they are. The relay
     adds the CloudEvents headers `ce_specversion`, `ce_id` (the message id), `ce_type` (`type`) and `ce_time` (when the
-    row was written); `ce_source` and the rest of the envelope are the writer's.
+    row was written); `ce_source` and the rest of the envelope are the writer's. `traceparent` is the trace context of
+    the request that caused it; None: that of the work in hand when it is added.
     """
 
     topic: str
@@ -30,6 +31,7 @@ class OutboxMessage:
     type: str
     headers: tuple[tuple[str, bytes], ...] = ()
     message_id: UUID = field(default_factory=new_message_id)
+    traceparent: str | None = None
 
 
 def event(
@@ -40,6 +42,7 @@ def event(
     source: str,
     data: bytes,
     content_type: str = "application/json",
+    traceparent: str | None = None,
 ) -> OutboxMessage:
     """A message that carries a CloudEvents 1.0 event in Kafka's binary mode; its subject is its key."""
     return OutboxMessage(
@@ -52,4 +55,5 @@ def event(
             ("ce_source", source.encode()),
             ("ce_subject", key.encode()),
         ),
+        traceparent=traceparent,
     )

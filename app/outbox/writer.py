@@ -1,6 +1,5 @@
 """Adding messages to the outbox, inside the caller's transaction."""
 
-from collections.abc import Sequence
 from itertools import chain
 
 from sqlalchemy import text
@@ -48,8 +47,11 @@ _LIMITS = {
 }
 
 
-def _literal(headers: Sequence[tuple[str, bytes]]) -> str:
+def _literal(message: OutboxMessage) -> str:
     """The headers as a PostgreSQL literal of bytea[]: name, value, name, value, …; hexadecimal needs no escaping."""
+    headers, traceparent = message.headers, message.traceparent or trace.current.get()
+    if traceparent is not None:
+        headers = (*headers, ("traceparent", traceparent.encode()))
     flat = chain.from_iterable((name.encode(), value) for name, value in headers)
     return "{" + ",".join(f'"\\\\x{part.hex()}"' for part in flat) + "}"
 
@@ -64,8 +66,6 @@ async def add(session: AsyncSession, *messages: OutboxMessage) -> None:
     """
     if not messages:
         return
-    traceparent = trace.current.get()
-    traced = () if traceparent is None else (("traceparent", traceparent.encode()),)
     try:
         await session.execute(
             _ADD,
@@ -74,7 +74,7 @@ async def add(session: AsyncSession, *messages: OutboxMessage) -> None:
                 "message_ids": [message.message_id for message in messages],
                 "topics": [message.topic for message in messages],
                 "keys": [message.key for message in messages],
-                "headers": [_literal((*message.headers, *traced)) for message in messages],
+                "headers": [_literal(message) for message in messages],
                 "payloads": [message.payload for message in messages],
                 "types": [message.type for message in messages],
             },

@@ -1,4 +1,4 @@
-"""Statements that begin a call: claim a task with a slot, look into the cache.
+"""Statements that begin a call: claim a task with a slot and look into the cache.
 
 All times are the database's.
 """
@@ -33,6 +33,8 @@ class Claim:
     failures: int
     """Failures of the provider in a row, before this call."""
     slot: int = 0
+    cached: dict[str, Any] | None = field(default=None, repr=False)
+    """What the provider said to an equal input not long ago: it need not be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ _TASK_COLUMNS = """
 # is due longest and that nobody asks about in other words, and writes the attempt. A provider that is closed has no
 # slots, and one that was closed and may be tried has one. Times are the statement's, which an index can serve; they
 # are only ever too early, and the lease of a slot is counted from after.
+# The look into the cache comes after the update, whose index keeps others from asking the same, and has a snapshot of
+# its own: whoever asked the same before has committed its answer by then.
 _CLAIM = text(
     f"""
     WITH gate AS (
@@ -100,9 +104,9 @@ _CLAIM = text(
         attempt_id = (SELECT id FROM attempt)
     FROM task
     WHERE t.task_id = task.task_id
-    RETURNING {_TASK_COLUMNS}, task.number AS slot
+    RETURNING {_TASK_COLUMNS}, task.number AS slot, integration_cached(t.cache_key, CAST(:ttl AS interval)) AS cached
     """  # noqa: S608 - joined from a constant of this module; values are parameters
-)
+).columns(cached=JSONB)
 
 # Gives slots back that this process does not use. One that had nothing to pay for may be used again at once.
 _RELEASE = text(
@@ -118,8 +122,7 @@ _UNUSED = text(
     """
 )
 
-# What providers said, not too long ago. A task that runs looks after its claim: whoever asked the same before it has
-# committed its answer by then.
+# What providers said, not too long ago.
 _CACHED = text(
     """
     SELECT cache_key, data FROM integration_cache
@@ -149,8 +152,10 @@ async def claim(
     holder: UUID,
     idle: list[int],
     deadline: timedelta,
+    ttl: timedelta,
 ) -> Claim | None:
-    """The next task of this provider, if one is due and a slot is free. `idle` slots are this holder's and unused.
+    """The next task of this provider, if one is due and a slot is free. `idle` slots are this holder's and unused;
+    answers in the cache count for `ttl`.
 
     Raises DBAPIError (uq_integration_tasks_in_flight) when somebody began to ask the same at this very moment.
     """
@@ -162,6 +167,7 @@ async def claim(
                 "holder": holder,
                 "idle": idle,
                 "deadline": deadline,
+                "ttl": ttl,
                 "slots": terms.slots,
                 "interval": terms.interval,
                 "slot_lease": terms.slot_lease,
@@ -185,16 +191,11 @@ async def spare(database: AsyncSession | AsyncConnection, claim: Claim, *, holde
     await database.execute(_UNUSED, {"provider": claim.provider, "holder": holder, "number": claim.slot})
 
 
-async def cached(database: AsyncSession | AsyncConnection, cache_key: bytes, ttl: timedelta) -> dict[str, Any] | None:
-    """What the provider said to an equal input, not longer ago than `ttl`."""
-    return (await cached_many(database, [cache_key], ttl)).get(cache_key)
-
-
-async def cached_many(
-    database: AsyncSession | AsyncConnection, cache_keys: Sequence[bytes], ttl: timedelta
+async def cached(
+    session: AsyncSession, cache_keys: Sequence[bytes], ttl: timedelta
 ) -> dict[bytes | None, dict[str, Any]]:
-    """The same for several inputs."""
-    rows = await database.execute(_CACHED, {"cache_keys": list(cache_keys), "ttl": ttl})
+    """What providers said to these inputs, not longer ago than `ttl`."""
+    rows = await session.execute(_CACHED, {"cache_keys": list(cache_keys), "ttl": ttl})
     return {row.cache_key: row.data for row in rows}
 
 

@@ -133,6 +133,7 @@ class Queue:
                     holder=self._holder,
                     idle=mine,
                     deadline=self._settings.task_deadline,
+                    ttl=self._settings.task_cache_ttl,
                 )
             )
         except IntegrityError:
@@ -150,19 +151,23 @@ class Queue:
         task.add_done_callback(self._tasks.discard)
 
     async def _chain(self, claim: Claim | None, started: float, stop: asyncio.Event) -> None:
-        """Calls in one slot, one after the other; each answer is settled while the next call begins."""
+        """Calls in one slot, one after the other; each answer is settled while the next call is under way."""
         try:
             while claim is not None:
                 try:
                     outcome = await self._answer(claim, started)
                 finally:
                     self._idle.append(claim.slot)
+                claimed = asyncio.Event()
                 if outcome is not None:
                     self._settling += 1
-                    self._spawn(self._settle_apart(claim, outcome))
-                if stop.is_set() or self._settling >= self._terms.slots:
-                    break
-                started, claim = time.monotonic(), await self._claim()
+                    self._spawn(self._settle_apart(claim, outcome, claimed))
+                try:
+                    if stop.is_set() or self._settling >= self._terms.slots:
+                        break
+                    started, claim = time.monotonic(), await self._claim()
+                finally:
+                    claimed.set()
         except Unavailable as error:
             logger.warning("tasks.wait", provider=self.name, reason=str(error))
         except Exception:
@@ -172,8 +177,10 @@ class Queue:
             self._chains -= 1
             self.wake()
 
-    async def _settle_apart(self, claim: Claim, outcome: Outcome) -> None:
+    async def _settle_apart(self, claim: Claim, outcome: Outcome, claimed: asyncio.Event) -> None:
+        """Settle, once the slot's next claim is made: both wait for the same disk, and a slot that waits costs more."""
         try:
+            await claimed.wait()
             await self._settle(partial(settling.settle, claim=claim, outcome=outcome, settings=self._settings))
         except Exception:
             logger.exception("task.settle_failed", task_id=claim.task_id, provider=self.name)
@@ -182,25 +189,14 @@ class Queue:
             self.wake()
 
     async def _answer(self, claim: Claim, started: float) -> Outcome | None:
-        """What the provider says; None if the cache said it, and that is settled.
-
-        The look into the cache comes after the claim, whose index keeps others from asking the same: an answer that
-        was given in between is there by now.
-        """
-        if claim.cache_key is not None:
-            try:
-                data = await self._database.single(
-                    partial(claims.cached, cache_key=claim.cache_key, ttl=self._settings.task_cache_ttl)
-                )
-            except Unavailable:
-                return Busy("NOT_ASKED", timedelta(0))
-            if data is not None:
-                measures.cache_hits.inc()
-                await self._settle(
-                    partial(settling.finish, claim=claim, data=data, settings=self._settings, from_cache=True)
-                )
-                await self._database.single(partial(claims.spare, claim=claim, holder=self._holder))
-                return None
+        """What the provider says; None if the cache said it, and that is settled."""
+        if claim.cached is not None:
+            measures.cache_hits.inc()
+            await self._settle(
+                partial(settling.finish, claim=claim, data=claim.cached, settings=self._settings, from_cache=True)
+            )
+            await self._database.single(partial(claims.spare, claim=claim, holder=self._holder))
+            return None
         if time.monotonic() - started > _SLOT_MARGIN.total_seconds() / 2:
             # Frozen, or kept waiting, since the claim: the slot may be another's before the call ends.
             return Busy("NOT_ASKED", timedelta(0), claim.operation_id)

@@ -118,7 +118,7 @@ async def accept(
     # A statement of its own: the snapshot of the INSERT may be older than a commit that it waited for.
     known = {row.task_id: row for row in await session.execute(_KNOWN, {"task_ids": [new.task_id for new in news]})}
     wanted = [key for new, key in zip(news, keys, strict=True) if key is not None and new.task_id in added]
-    cached = await claims.cached_many(session, wanted, settings.task_cache_ttl) if wanted else {}
+    cached = await claims.cached(session, wanted, settings.task_cache_ttl) if wanted else {}
     endings: list[Accepted | Reused] = []
     for new, key, print_ in zip(news, keys, prints, strict=True):
         row = known[new.task_id]

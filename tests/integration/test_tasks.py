@@ -4,17 +4,32 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import QueuePool
+from sqlalchemy import QueuePool, text
 
 from app.errors import Conflict
+from app.tasks import claims, settling
+from app.tasks.claims import Claim
+from app.tasks.database import Database
 from app.tasks.outcomes import Answered, Blocked, Busy, Failed, Outcome, Refused, Unknown
+from app.tasks.queue import terms_of
 from tests.providing import MemoryProvider, serving_fakes
 from tests.tasking import Tasks, running, tasks_on
 from tests.waiting import until
 
 RESULTS, ERRORS = "integration.results", "integration.errors"
+
+_WAIT = """
+    CREATE FUNCTION wait_for_the_test() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$
+"""
+_WAIT_AT_THE_FIRST = """
+    CREATE TRIGGER wait_for_the_test BEFORE INSERT ON integration_attempts
+    FOR EACH ROW WHEN (NEW.task_id = 1) EXECUTE FUNCTION wait_for_the_test()
+"""
 
 
 @pytest.fixture
@@ -270,3 +285,44 @@ async def test_the_rate_holds_over_all_processes(database_url: str, provider: Me
         )
         assert span >= 18 / 50  # two slots begin at once
         assert len(provider.billed) == 20
+
+
+async def test_an_answer_that_comes_while_an_equal_task_is_claimed_is_not_asked_for_again(tasks: Tasks) -> None:
+    """The claim's own snapshot is older than the answer; its look into the cache is not."""
+    database = Database(tasks.settings, tasks.engine)
+
+    async def claim() -> Claim | None:
+        return await database.single(
+            partial(
+                claims.claim,
+                provider="dadata",
+                terms=terms_of(tasks.settings, "dadata"),
+                holder=uuid4(),
+                idle=[],
+                deadline=tasks.settings.task_deadline,
+                ttl=tasks.settings.task_cache_ttl,
+            )
+        )
+
+    async def is_held_up() -> bool:
+        return bool(await tasks.query("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+
+    for number in (1, 2):
+        await tasks.accept(number, "89161234567")
+    async with tasks.engine.connect() as holding:
+        await holding.execute(text(_WAIT))
+        await holding.execute(text(_WAIT_AT_THE_FIRST))
+        await holding.execute(text("SELECT pg_advisory_lock(1)"))
+        await holding.commit()
+        late = asyncio.create_task(claim())
+        await until(is_held_up)
+        first = await claim()
+        assert first is not None
+        assert (first.task_id, first.cached) == (2, None)
+        await database.write(
+            partial(settling.settle, claim=first, outcome=Answered({"qc": 0}), settings=tasks.settings)
+        )
+        await holding.execute(text("SELECT pg_advisory_unlock(1)"))
+        found = await late
+    assert found is not None
+    assert (found.task_id, found.cached) == (1, {"qc": 0})
