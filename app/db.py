@@ -154,7 +154,7 @@ async def connect(
         raise unavailable(error) from error
 
 
-def sqlstate(error: BaseException) -> str | None:
+def sqlstate(error: BaseException | None) -> str | None:
     """The five-character code of a driver's or SQLAlchemy's error, if the server gave one."""
     state = getattr(getattr(error, "orig", error), "sqlstate", None)
     return state if isinstance(state, str) else None

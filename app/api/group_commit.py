@@ -14,7 +14,7 @@ from typing import Generic, TypeAlias, TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.api.dependencies import Database
-from app.db import unavailable
+from app.db import sqlstate, unavailable
 from app.errors import Unavailable
 
 _Piece = TypeVar("_Piece")
@@ -24,6 +24,7 @@ _MOST = 64
 """Most pieces of a transaction: what is in it is lost together, and waits together."""
 _AT_ONCE = 2
 """Transactions under way: one is worked on here while the other is at the database."""
+_LOCK_TIMEOUT = "55P03"
 
 Work: TypeAlias = Callable[[AsyncSession, Sequence[_Piece]], Awaitable[Sequence[_Result]]]
 """Does all pieces in the transaction of the session; their results, in their order."""
@@ -95,21 +96,22 @@ class GroupCommit(Generic[_Piece, _Result]):
 
         try:
             results = await database.write(work)
-        except Unavailable as error:
-            _fail(group, error)
         except Exception as error:  # noqa: BLE001 - it is raised where the piece came from
-            if worked or len(group) == 1:
+            if worked or len(group) == 1 or not _is_of_one(error):
                 _fail(group, error)
-                return
-            # It was rolled back for certain, perhaps because of one of them alone.
-            for waiting in group:
-                await self._commit(database, [waiting])
+            else:  # it was rolled back for certain
+                await asyncio.gather(*(self._commit(database, [waiting]) for waiting in group))
         except BaseException as error:
             _fail(group, unavailable(error))
             raise
         else:
             for waiting, result in zip(group, results, strict=True):
                 waiting.succeed(result)
+
+
+def _is_of_one(error: Exception) -> bool:
+    """May one piece alone be the cause? Of what says that the database does not answer, only a lock is."""
+    return not isinstance(error, Unavailable) or sqlstate(error.__cause__) == _LOCK_TIMEOUT
 
 
 def _fail(group: Sequence[_Waiting[_Piece, _Result]], error: Exception) -> None:

@@ -121,7 +121,30 @@ async def test_an_error_goes_to_whom_it_is_about(sessions: async_sessionmaker[As
     )
     assert (first, third) == (2, 10)
     assert isinstance(second, Conflict)
-    assert work.groups == [[1, 13, 5], [1], [13], [5]]
+    assert work.groups[0] == [1, 13, 5]
+    assert sorted(work.groups[1:]) == [[1], [5], [13]]
+
+
+async def test_who_waits_for_a_lock_in_vain_does_not_keep_the_others(
+    sessions: async_sessionmaker[AsyncSession],
+) -> None:
+    class Locking(Counted):
+        async def __call__(self, session: AsyncSession, numbers: Sequence[int]) -> list[int]:
+            await session.execute(text("SET LOCAL lock_timeout = '200ms'"))
+            await session.execute(
+                text("SELECT pg_advisory_xact_lock(n) FROM unnest(CAST(:numbers AS integer[])) AS n"),
+                {"numbers": list(numbers)},
+            )
+            return await super().__call__(session, numbers)
+
+    work = Locking()
+    work.gate.set()
+    group: GroupCommit[int, int] = GroupCommit(work)
+    async with sessions.begin() as holder:
+        await holder.execute(text("SELECT pg_advisory_xact_lock(2)"))
+        found = await asyncio.gather(*(group.do(database(sessions), n) for n in (1, 2, 3)), return_exceptions=True)
+    assert (found[0], found[2]) == (2, 6)
+    assert isinstance(found[1], DatabaseUnavailable)
 
 
 async def test_what_was_committed_is_not_done_again(sessions: async_sessionmaker[AsyncSession]) -> None:
