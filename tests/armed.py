@@ -9,6 +9,7 @@ of many children a second.
 import asyncio
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -72,6 +73,11 @@ class Child:
     def terminate(self) -> None:
         """Tell it to stop."""
         self._process.terminate()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         """End it here and now."""

@@ -21,12 +21,10 @@ from app import lifecycle
 from app.audit import audit
 from app.cli.verify import intakes_of
 from app.settings import Settings
-from relay.loop import Relay
-from relay.publisher import KafkaPublisher
 from tests.api import Api, api_on
 from tests.consuming import Consuming, ce, consuming, kafka_settings, lag, producing, request_xml, user_xml
 from tests.engine import empty
-from tests.relaying import hurried, no_lost_errors
+from tests.relaying import delivering, hurried, no_lost_errors
 from tests.services.kafka import Kafka, Record
 from tests.services.postgres_server import dsn
 from tests.waiting import until
@@ -167,17 +165,14 @@ async def service_on(
         api_on(url, **given) as api,
         consuming(url, kafka_bootstrap_servers=servers, **given) as consumers,
         consuming(database_url, kafka_bootstrap_servers=servers, **given) as users,
+        delivering(settings),
         AsyncExitStack() as stack,
     ):
         stack.enter_context(no_lost_errors())
         service = Service(kafka, database_url, settings, api, users)
         stop = asyncio.Event()
         consumer = consumers.consumer()
-        relay = Relay(settings, lambda: KafkaPublisher(settings))
-        work = [
-            asyncio.create_task(lifecycle.supervise("users", lambda: consumer.run(stop), stop)),
-            asyncio.create_task(relay.run(stop)),
-        ]
+        consume = asyncio.create_task(lifecycle.supervise("users", lambda: consumer.run(stop), stop))
         producer = await stack.enter_async_context(producing(kafka))
         over = asyncio.Event()
         clients = [asyncio.create_task(_apply(service, number, over)) for number in range(_CLIENTS)]
@@ -194,7 +189,7 @@ async def service_on(
                 client.cancel()
             await asyncio.gather(*clients, return_exceptions=True)
             stop.set()
-            await asyncio.wait_for(asyncio.gather(*work), 30)
+            await asyncio.wait_for(consume, 30)
             await users.connection.close(timeout=5)  # which `reconnect` may have made
 
 
