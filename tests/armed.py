@@ -61,14 +61,17 @@ class Child:
 
     async def dies(self, timeout: timedelta = _LONG) -> None:
         """Wait until it has died of its fault."""
-        status = await self._end(timeout)
-        assert status == EXIT_STATUS, f"it ended with {status}: {self.log}"
+        await self.ends(EXIT_STATUS, timeout)
 
     async def stop(self) -> None:
         """Tell it to stop, which it must do in an orderly way."""
         self.terminate()
-        status = await self._end()
-        assert status == 0, f"it ended with {status}: {self.log}"
+        await self.ends(0)
+
+    async def ends(self, expected: int, timeout: timedelta = _LONG) -> None:
+        """Wait until it has ended in this way."""
+        status = await self._end(timeout)
+        assert status == expected, f"it ended with {status}: {self.log}"
 
     def terminate(self) -> None:
         """Tell it to stop."""
@@ -83,7 +86,7 @@ class Child:
         """End it here and now."""
         self._process.kill()
 
-    async def _end(self, timeout: timedelta = _LONG) -> int:
+    async def _end(self, timeout: timedelta) -> int:
         async def ended() -> bool:
             return self._process.exitcode is not None
 
