@@ -39,6 +39,7 @@ _IDLE_IN_TRANSACTION = """
     WHERE datname = current_database() AND state LIKE 'idle in transaction%' AND application_name <> 'outbox-relay'
 """
 
+
 @dataclass
 class Service:
     """API, consumer and relay at work, and what their clients know."""

@@ -72,9 +72,10 @@ async def test_offsets_are_refused(
     database_url: str, mock_kafka: Callable[[], MockKafka], caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     kafka = mock_kafka()
-    async with consuming(database_url, **await kafka_settings(kafka)) as users, _consuming(users):
+    async with consuming(database_url, **await kafka_settings(kafka)) as users, _consuming(users) as consumer:
         await send(kafka, users, range(20))
         await answered(users, 20)
+        member = consumer._member
         kafka.mock.push_request_errors(_OFFSET_COMMIT, [code] * _MANY)
         with caplog.at_level(logging.INFO, logger="aiokafka"):
             await send(kafka, users, range(20, 40))
@@ -82,6 +83,7 @@ async def test_offsets_are_refused(
             await until(lambda: _never_ahead(kafka, users), timedelta(seconds=60))
         refusals = [each for each in caplog.records if "OffsetCommit failed" in each.getMessage()]
         assert refusals, "nothing was refused"
+        assert consumer._member is member, "it was started anew"
         await _effects(users, 40)
 
 
@@ -214,7 +216,7 @@ async def test_a_worker_that_stands_still_for_longer_than_its_session(database_u
                     assert seconds > _BLOCKED.total_seconds() / 2
 
                     async def member_again() -> bool:
-                        return len(first.says("consumer.assigned")) >= 2  # noqa: PLR2004 - before and after
+                        return len(first.says("consumer.assigned")) >= 2
 
                     await until(member_again, timedelta(seconds=60))
                     await send(kafka, users, range(40, 80))

@@ -34,7 +34,7 @@ async def _storm(connection: asyncpg.Connection, each: int) -> Counter[str]:
 def _refused_soon(service: Service) -> None:
     """Who got no 2xx was told so at once, and when to come again."""
     for answer in service.refused:
-        if answer.status_code != 409:  # noqa: PLR2004 - the first try still holds the key
+        if answer.status_code != 409:
             assert int(answer.headers["retry-after"]) >= 1
     assert service.slowest < SOON.total_seconds()
 

@@ -1,4 +1,4 @@
-"""The topic of dead letters takes nothing: inputs go on, their dead letters wait in the outbox, and somebody is told."""
+"""The topic of dead letters takes nothing: inputs go on, dead letters wait in the outbox, and somebody is told."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -83,8 +83,8 @@ async def _waiting(users: Consuming) -> int:
     """How many dead letters PostgreSQL holds."""
     return int(
         await users.connection.fetchval(
-            "SELECT count(*) FROM (SELECT topic FROM outbox_messages UNION ALL SELECT topic FROM outbox_parked) AS owed "
-            "WHERE topic = $1",
+            "SELECT (SELECT count(*) FROM outbox_messages WHERE topic = $1) "
+            "+ (SELECT count(*) FROM outbox_parked WHERE topic = $1)",
             users.settings.users_dead_letters_topic,
         )
     )
@@ -98,7 +98,9 @@ async def _they_arrive(kafka: Kafka, users: Consuming) -> None:
     ]
     assert len(await users.users()) == GOOD
     async with connect(users.settings.database_url.get_secret_value()) as connection:  # type: ignore[union-attr]  # is set
-        assert not await connection.fetchval("SELECT count(*) FROM outbox_dead_letters"), "a dead letter of dead letters"
+        assert not await connection.fetchval("SELECT count(*) FROM outbox_dead_letters"), (
+            "a dead letter of dead letters"
+        )
 
 
 async def test_it_is_missing(kafka: RealKafka, database_url: str) -> None:

@@ -64,9 +64,7 @@ async def test_frozen_between_publishing_and_the_answer(kafka: Kafka, database_u
     assert _came(records, later) == [1] * 10
 
 
-async def test_cut_off_from_postgres_while_it_publishes(
-    kafka: Kafka, database_url: str, tcp_proxy: Proxies
-) -> None:
+async def test_cut_off_from_postgres_while_it_publishes(kafka: Kafka, database_url: str, tcp_proxy: Proxies) -> None:
     """It cannot settle, notices that its lanes are lost, and sends nothing more until it is back."""
     topic = await kafka.create_topic(partitions=1)
     address = make_url(database_url)
