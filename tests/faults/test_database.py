@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.engine import connect
-from tests.faults.service import SOON, Service, service_on
+from tests.faults.service import service_on
 from tests.services.fixtures import PrivatePostgres, Proxies
 from tests.services.kafka import Kafka
 
@@ -31,21 +31,13 @@ async def _storm(connection: asyncpg.Connection, each: int) -> Counter[str]:
     return lost
 
 
-def _refused_soon(service: Service) -> None:
-    """Who got no 2xx was told so at once, and when to come again."""
-    for answer in service.refused:
-        if answer.status_code != 409:
-            assert int(answer.headers["retry-after"]) >= 1
-    assert service.slowest < SOON.total_seconds()
-
-
 async def test_sessions_terminated_in_a_storm(kafka: Kafka, database_url: str) -> None:
     async with service_on(kafka, database_url) as service, connect(database_url) as operator:
         async with asyncio.timeout(60):
             await _storm(operator, each=15)
         assert service.refused, "nobody noticed"
         await service.goes_on()
-        _refused_soon(service)
+        service.refused_soon()
 
 
 async def test_a_server_that_crashes_again_and_again(kafka: Kafka, private_postgres: PrivatePostgres) -> None:
@@ -58,7 +50,7 @@ async def test_a_server_that_crashes_again_and_again(kafka: Kafka, private_postg
             await server.start()
             await service.reconnect()
             await service.goes_on()
-        _refused_soon(service)
+        service.refused_soon()
 
 
 async def test_a_network_that_drops_everything(kafka: Kafka, database_url: str, tcp_proxy: Proxies) -> None:
@@ -70,4 +62,4 @@ async def test_a_network_that_drops_everything(kafka: Kafka, database_url: str, 
             await service.refuses()
             proxy.resume()
             await service.goes_on()
-        _refused_soon(service)
+        service.refused_soon()

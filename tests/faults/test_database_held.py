@@ -13,7 +13,7 @@ from app import migrate
 from app.db import sqlstate
 from tests.api import api_on
 from tests.engine import connect
-from tests.faults.service import SOON, Service, service_on
+from tests.faults.service import SOON, service_on
 from tests.services.kafka import Kafka
 from tests.waiting import until
 
@@ -22,13 +22,6 @@ pytestmark = [pytest.mark.real_kafka, pytest.mark.slow]
 _LOCK_NOT_AVAILABLE = "55P03"
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
 _QUEUE = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'outbox_messages'::regclass"
-
-
-def _refused_soon(service: Service) -> None:
-    """Within the time that is promised, and with when to come again."""
-    assert {answer.status_code for answer in service.refused} <= {409, 503}
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in service.refused)
-    assert service.slowest < SOON.total_seconds()
 
 
 async def test_slow_queries_hold_all_connections_of_the_api(kafka: Kafka, database_url: str) -> None:
@@ -40,7 +33,6 @@ async def test_slow_queries_hold_all_connections_of_the_api(kafka: Kafka, databa
                 async with engine.connect() as connection:
                     await connection.exec_driver_sql("SELECT pg_sleep(2)")
 
-        before = len(service.ids)
         hogs = [asyncio.create_task(slow()) for _ in range(8)]
         try:
             await service.refuses()
@@ -49,9 +41,8 @@ async def test_slow_queries_hold_all_connections_of_the_api(kafka: Kafka, databa
         finally:
             over.set()
             await asyncio.gather(*hogs, return_exceptions=True)
-        assert len(service.ids) - before < len(service.refused)
         await service.goes_on()
-        _refused_soon(service)
+        service.refused_soon()
 
 
 @asynccontextmanager
@@ -74,7 +65,7 @@ async def test_the_outbox_is_locked(kafka: Kafka, database_url: str) -> None:
             assert await watcher.fetchval(_SESSIONS, "outbox-api") <= pool
             assert await watcher.fetchval(_QUEUE) <= pool + service.settings.relay_slots + 2
         await service.goes_on()
-        _refused_soon(service)
+        service.refused_soon()
 
 
 async def test_a_migration_under_load_gives_up(kafka: Kafka, database_url: str) -> None:
@@ -97,7 +88,7 @@ async def test_a_migration_under_load_gives_up(kafka: Kafka, database_url: str) 
             assert sqlstate(caught.value) == _LOCK_NOT_AVAILABLE
             assert time.monotonic() - started < 10
             await service.goes_on()  # although that transaction is still open
-        _refused_soon(service)
+        service.refused_soon()
         await migrate.upgrade(database_url, message_max_bytes=800_000)
         await service.goes_on()
 
@@ -107,6 +98,6 @@ async def test_requests_for_a_locked_table_are_refused_one_by_one(database_url: 
         async with _locked(locker):
             started = time.monotonic()
             answers = await asyncio.gather(*(api.apply() for _ in range(30)))
-            assert time.monotonic() - started < 2 * SOON.total_seconds()
+            assert time.monotonic() - started < SOON.total_seconds()
         assert {answer.status_code for answer in answers} == {503}
         assert (await api.apply()).status_code == 201

@@ -29,7 +29,7 @@ _IN_HAND = """
     WHERE datname = current_database() AND application_name = $1 AND state = 'idle in transaction'
 """
 _DEADLINE, _MARGIN = timedelta(seconds=3), timedelta(seconds=4)
-_AT_ONCE = timedelta(seconds=1)
+_AT_ONCE = timedelta(seconds=5)
 _WAYS = pytest.mark.parametrize("way", ["told", "told twice", "told and killed"])
 
 
