@@ -56,6 +56,7 @@ class Service:
     slowest: float = 0.0
     """Seconds that an answer took."""
     requested: int = 0
+    clients: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def goes_on(self, much: int = 20) -> None:
         """Wait until so many more applications are acknowledged, users stored, and replies delivered."""
@@ -86,6 +87,7 @@ class Service:
         before = len(self.refused)
 
         async def enough() -> bool:
+            self._clients_go_on()
             return len(self.refused) - before >= much
 
         await until(enough, HEALED)
@@ -103,7 +105,14 @@ class Service:
             )
         )
 
+    def _clients_go_on(self) -> None:
+        """Fail the test with what a client has failed with."""
+        for client in self.clients:
+            if client.done():
+                client.result()
+
     async def _progress(self) -> tuple[int, ...]:
+        self._clients_go_on()
         stored = await self.users.connection.fetchval("SELECT count(*) FROM users")
         return len(self.ids), int(stored), await self.delivered(self.settings.users_responses_topic)
 
@@ -181,7 +190,8 @@ async def service_on(
         consume = asyncio.create_task(lifecycle.supervise("users", lambda: consumer.run(stop), stop))
         producer = await stack.enter_async_context(producing(kafka))
         over = asyncio.Event()
-        clients = [asyncio.create_task(_apply(service, number, over)) for number in range(_CLIENTS)]
+        clients = service.clients
+        clients += [asyncio.create_task(_apply(service, number, over)) for number in range(_CLIENTS)]
         clients.append(asyncio.create_task(_request(service, producer, over)))
         try:
             await service.goes_on()
