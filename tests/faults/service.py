@@ -29,9 +29,9 @@ from tests.services.kafka import Kafka, Record
 from tests.services.postgres_server import dsn
 from tests.waiting import until
 
-SOON = timedelta(seconds=5)
+SOON = timedelta(seconds=6)
 """A refusal takes no longer. Promised are 3 s, which `test_http_outage` shows; here all share one event loop."""
-HEALED = timedelta(seconds=60)
+HEALED = timedelta(seconds=120)
 _PACE = 0.02  # seconds between two things that a client does
 _CLIENTS = 3
 _IDLE_IN_TRANSACTION = """
@@ -75,7 +75,7 @@ class Service:
             _, stored, delivered = await self._progress()
             return stored - users >= much and delivered - replies >= much
 
-        await until(both, timedelta(seconds=20))
+        await until(both, HEALED)
 
     async def reconnect(self) -> None:
         """Let the test look again at a database that was restarted."""
