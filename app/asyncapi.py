@@ -7,8 +7,11 @@ Generated from the code and the settings, so that it cannot say something else. 
 from importlib.resources import files
 from typing import Any
 
+from pydantic import BaseModel
+
 from app.applications.schemas import Application
 from app.settings import Settings
+from app.tasks.schemas import Failure, Finished, NewTask
 from app.users.events import CORRELATION_HEADERS, REPLY_TOPIC_HEADER, TYPE
 
 VERSION = "3.0.0"
@@ -42,6 +45,13 @@ _REQUEST_SOMETIMES = {
     REPLY_TOPIC_HEADER: "Another topic for the reply, if it is one of USERS_REPLY_TOPICS.",
     "traceparent": "Is taken over into the reply (W3C Trace Context).",
 }
+_EVENT = {**_ENVELOPE, "ce_subject": "Its number.", "content-type": "Of the value."}
+_TASK_SOMETIMES = {
+    "ce_id": "Identity of the message, unique with ce_source; a repeat is recognised by it.",
+    "ce_source": "Who sends it.",
+    "traceparent": "Is taken over into the results (W3C Trace Context).",
+}
+_RESULT_SOMETIMES = {"traceparent": "That of the task (W3C Trace Context)."}
 _DEAD_LETTER = {
     "dlq.reason": "Why it is a dead letter: NOT_XML, DTD_FORBIDDEN, HEADER_NOT_UTF8, KEY_REUSED, ATTEMPTS_EXHAUSTED, …",
     "dlq.consumer": "The group that read it.",
@@ -63,6 +73,7 @@ _DEAD_LETTER_SOMETIMES = {
 def document(settings: Settings) -> dict[str, Any]:
     """The document, with the topics of these settings."""
     created, requested, answered, dead = "applicationCreated", "userRequest", "userResponse", "userDeadLetter"
+    asked, finished, failed, no_task = "newTask", "taskFinished", "taskFailed", "taskDeadLetter"
     return {
         "asyncapi": VERSION,
         "info": {"title": "Outbox service", "version": "0.1.0", "description": _DESCRIPTION},
@@ -72,6 +83,12 @@ def document(settings: Settings) -> dict[str, Any]:
             "userResponses": _channel(settings.users_responses_topic, answered, "One reply to each request."),
             "userDeadLetters": _channel(
                 settings.users_dead_letters_topic, dead, "Requests that could not be read, as they came."
+            ),
+            "tasks": _channel(settings.kafka_import_topic, asked, "Tasks to be done."),
+            "taskResults": _channel(settings.kafka_result_topic, finished, "Results of tasks, whoever sent them."),
+            "taskErrors": _channel(settings.kafka_error_topic, failed, "Tasks that have no result and will have none."),
+            "taskDeadLetters": _channel(
+                settings.kafka_import_dead_letters_topic, no_task, "What is no task, or not this one, as it came."
             ),
         },
         "operations": {
@@ -84,6 +101,10 @@ def document(settings: Settings) -> dict[str, Any]:
                 },
             },
             "sendUserDeadLetter": _operation("send", "userDeadLetters", dead),
+            "receiveTask": _operation("receive", "tasks", asked),
+            "sendTaskFinished": _operation("send", "taskResults", finished),
+            "sendTaskFailed": _operation("send", "taskErrors", failed),
+            "sendTaskDeadLetter": _operation("send", "taskDeadLetters", no_task),
         },
         "components": {
             "messages": {
@@ -91,9 +112,9 @@ def document(settings: Settings) -> dict[str, Any]:
                     "name": "application.created",
                     "title": "An application was stored",
                     "contentType": "application/json",
-                    "headers": _headers({**_ENVELOPE, "ce_subject": "Its number.", "content-type": "Of the value."}),
+                    "headers": _headers(_EVENT),
                     "bindings": _key("Number of the application."),
-                    "payload": Application.model_json_schema(mode="serialization"),
+                    "payload": _schema(Application),
                 },
                 requested: {
                     "name": "user.request",
@@ -112,17 +133,56 @@ def document(settings: Settings) -> dict[str, Any]:
                     "bindings": _key("That of the request."),
                     "payload": _xsd("response"),
                 },
-                dead: {
-                    "name": "message.dead_lettered",
-                    "title": "A request that could not be read",
-                    "contentType": "application/octet-stream",
-                    "description": "Headers of the request travel along, `ce_*` and `dlq*` as dlq.original.header.*.",
-                    "headers": _headers({**_ENVELOPE, **_DEAD_LETTER}, _DEAD_LETTER_SOMETIMES),
-                    "bindings": _key("That of the request."),
-                    "payload": {"type": "string", "format": "binary"},
+                dead: _dead_letter("A request that could not be read", "request"),
+                asked: {
+                    "name": "task",
+                    "title": "Do this",
+                    "contentType": "application/json",
+                    "headers": _headers({}, _TASK_SOMETIMES),
+                    "bindings": _key("Whatever the sender likes."),
+                    "payload": NewTask.model_json_schema(),
                 },
+                finished: {
+                    "name": "task.finished",
+                    "title": "Where its result is",
+                    "contentType": "application/json",
+                    "headers": _headers(_EVENT, _RESULT_SOMETIMES),
+                    "bindings": _key("Number of the task."),
+                    "payload": _schema(Finished),
+                },
+                failed: {
+                    "name": "task.failed",
+                    "title": "Why it has none",
+                    "contentType": "application/json",
+                    "headers": _headers(_EVENT, _RESULT_SOMETIMES),
+                    "bindings": _key("Number of the task; where it cannot be read, the place of the input."),
+                    "payload": _schema(Failure),
+                },
+                no_task: _dead_letter("What is no task", "input"),
             }
         },
+    }
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of what is sent, in one piece: references would be looked for in the whole document."""
+    schema = model.model_json_schema(mode="serialization")
+    for name, part in schema.pop("$defs", {}).items():
+        for field, value in schema["properties"].items():
+            if value == {"$ref": f"#/$defs/{name}"}:
+                schema["properties"][field] = part
+    return schema
+
+
+def _dead_letter(title: str, what: str) -> dict[str, Any]:
+    return {
+        "name": "message.dead_lettered",
+        "title": title,
+        "contentType": "application/octet-stream",
+        "description": f"Headers of the {what} travel along, `ce_*` and `dlq*` as dlq.original.header.*.",
+        "headers": _headers({**_ENVELOPE, **_DEAD_LETTER}, _DEAD_LETTER_SOMETIMES),
+        "bindings": _key(f"That of the {what}."),
+        "payload": {"type": "string", "format": "binary"},
     }
 
 

@@ -3,6 +3,7 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 _FAST = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1, 2, 5, 10, 20)
+_LATE = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
 _SLOW = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 1800, 3600, 21600, 86400)
 
 owed = Gauge("outbox_owed_messages", "Messages owed to Kafka, parked ones included", ["topic"])
@@ -53,6 +54,10 @@ consumer_commit_failures = Counter(
     "consumer_commit_failures_total", "Offsets that Kafka did not take; the records come again", ["consumer", "reason"]
 )
 consumer_rebalances = Counter("consumer_rebalances_total", "Times that partitions were given out anew", ["consumer"])
+
+loop_late_seconds = Histogram(
+    "loop_late_seconds", "By how much a worker's event loop came round late, asked each second", buckets=_LATE
+)
 
 idempotency_replays = Counter(
     "http_idempotency_replays_total", "Requests answered with the kept answer of an earlier one"

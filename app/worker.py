@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app import failpoints, lifecycle, log
+from app import failpoints, lifecycle, log, metrics
 from app.api.health import Readiness
 from app.db import create_engine, in_transaction
 from app.inbox import store
@@ -27,6 +27,7 @@ logger = log.get(__name__)
 _FORGET_EVERY = timedelta(minutes=10)
 _FORGET_AT_ONCE = 5000
 _BEAT = timedelta(seconds=1)
+_ALARMING = timedelta(seconds=1)
 
 
 class Worker:
@@ -131,13 +132,20 @@ def end_when_hung(limit: timedelta) -> Iterator[None]:
     """End the process when its event loop stands still for this long: what is in hand has been counted as an attempt.
 
     The interpreter's own watchdog does it, which needs neither the loop nor the interpreter's lock, and writes where
-    each thread was to standard error.
+    each thread was to standard error. A shorter stand-still is measured, and told of once it is over.
     """
 
     async def beat() -> None:
+        clock = asyncio.get_running_loop().time
         while True:
             faulthandler.dump_traceback_later(limit.total_seconds(), exit=True)
+            due = clock() + _BEAT.total_seconds()
             await asyncio.sleep(_BEAT.total_seconds())
+            late = max(0.0, clock() - due)
+            metrics.loop_late_seconds.observe(late)
+            if late > _ALARMING.total_seconds():
+                # Long before the limit the brokers give the partitions away: whoever wonders why finds it here.
+                logger.error("loop.stood_still", seconds=round(late, 1))
 
     beating = asyncio.create_task(beat())
     try:

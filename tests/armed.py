@@ -9,6 +9,7 @@ of many children a second.
 import asyncio
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -60,24 +61,32 @@ class Child:
 
     async def dies(self, timeout: timedelta = _LONG) -> None:
         """Wait until it has died of its fault."""
-        status = await self._end(timeout)
-        assert status == EXIT_STATUS, f"it ended with {status}: {self.log}"
+        await self.ends(EXIT_STATUS, timeout)
 
     async def stop(self) -> None:
         """Tell it to stop, which it must do in an orderly way."""
         self.terminate()
-        status = await self._end()
-        assert status == 0, f"it ended with {status}: {self.log}"
+        await self.ends(0)
+
+    async def ends(self, expected: int, timeout: timedelta = _LONG) -> None:
+        """Wait until it has ended in this way."""
+        status = await self._end(timeout)
+        assert status == expected, f"it ended with {status}: {self.log}"
 
     def terminate(self) -> None:
         """Tell it to stop."""
         self._process.terminate()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
     def kill(self) -> None:
         """End it here and now."""
         self._process.kill()
 
-    async def _end(self, timeout: timedelta = _LONG) -> int:
+    async def _end(self, timeout: timedelta) -> int:
         async def ended() -> bool:
             return self._process.exitcode is not None
 

@@ -49,6 +49,20 @@ async def running(settings: Settings, publisher: Callable[[], Publisher] | None 
         assert not left, f"the relay left tasks behind: {left}"
 
 
+@asynccontextmanager
+async def delivering(settings: Settings) -> AsyncIterator[Relay]:
+    """The same among other tasks that come and go: what it leaves behind cannot be told from theirs."""
+    relay = Relay(settings, lambda: KafkaPublisher(settings))
+    stop = asyncio.Event()
+    task = asyncio.create_task(relay.run(stop))
+    try:
+        yield relay
+    finally:
+        stop.set()
+        async with asyncio.timeout(settings.publish_deadline.total_seconds() + 5):
+            await task
+
+
 @contextmanager
 def no_lost_errors() -> Iterator[None]:
     """Fail when the event loop complains: of an exception that nobody asked for, of one in a callback, and so on."""

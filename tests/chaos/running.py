@@ -10,7 +10,18 @@ from pathlib import Path
 
 import httpx2
 
-from tests.chaos import auditing, injecting, judge, judge_inputs, load_http, load_kafka, load_sql, load_tasks, quiet
+from tests.chaos import (
+    auditing,
+    injecting,
+    judge,
+    judge_inputs,
+    judge_schemas,
+    load_http,
+    load_kafka,
+    load_sql,
+    load_tasks,
+    quiet,
+)
 from tests.chaos.evidence import Evidence, Sample, gather, sample
 from tests.chaos.history import History
 from tests.chaos.judge import Check
@@ -48,6 +59,7 @@ CHECKS: tuple[Check, ...] = (
     judge_inputs.offsets,
     judge_inputs.reused,
     judge_inputs.dead_letters,
+    judge_schemas.schemas,
     judge_inputs.paid,
     partial(judge.freed, killed=2.0, frozen=FROZEN),
 )

@@ -17,7 +17,19 @@ from tests.chaos.injecting import INJECTORS
 from tests.chaos.judge import Verdict
 from tests.chaos.running import CHECKS
 from tests.chaos.schedule import KINDS, TRACKS, plan
-from tests.chaos.testimony import APPLICATIONS, DEAD, ORDERS, REPLIES, USERS, innocent, published, record, remembered
+from tests.chaos.testimony import (
+    APPLICATIONS,
+    DEAD,
+    ORDERS,
+    REPLIES,
+    RESULTS,
+    USERS,
+    innocent,
+    published,
+    record,
+    remembered,
+    tell,
+)
 from tests.command import outbox
 
 
@@ -126,18 +138,18 @@ def store_without_a_message(evidence: Evidence) -> None:
 
 
 def tell_of_nothing(evidence: Evidence) -> None:
-    published(evidence, APPLICATIONS, b"77", b"{}")
+    tell(evidence, APPLICATIONS, 77)
 
 
 def store_what_was_refused(evidence: Evidence) -> None:
     evidence.applications.append((6, "app-bad: stored all the same"))
-    published(evidence, APPLICATIONS, b"6", b"{}")
+    tell(evidence, APPLICATIONS, 6)
 
 
 def store_twice(evidence: Evidence) -> None:
     number, text = evidence.applications[0]
     evidence.applications.append((number + 100, text))
-    published(evidence, APPLICATIONS, b"%d" % (number + 100), b"{}")
+    tell(evidence, APPLICATIONS, number + 100)
 
 
 def answer_a_repeat_with_another_id(evidence: Evidence) -> None:
@@ -204,6 +216,36 @@ def commit_the_offset_first(evidence: Evidence) -> None:
     evidence.samples.append(Sample(at=1.0, group="users", offsets={(USERS, 0): 1}))
 
 
+def publish_no_event(evidence: Evidence) -> None:
+    spoil(evidence, APPLICATIONS, b'{"id": "1", "user_name": "Anna", "description": "d", "created_at": "now"}')
+
+
+def publish_no_json(evidence: Evidence) -> None:
+    spoil(evidence, RESULTS, b'{"task_id": 1, "id": ')
+
+
+def publish_no_reply(evidence: Evidence) -> None:
+    spoil(evidence, REPLIES, b'<Response xmlns="urn://www.example.com"><User><Status>DONE</Status></User></Response>')
+
+
+def publish_no_xml(evidence: Evidence) -> None:
+    spoil(evidence, REPLIES, b"<Response")
+
+
+def publish_nothing(evidence: Evidence) -> None:
+    spoil(evidence, RESULTS, None)
+
+
+def leave_out_a_header(evidence: Evidence) -> None:
+    letter = evidence.records[DEAD][0]
+    left = tuple(pair for pair in letter.headers if pair[0] != "dlq.consumer")
+    evidence.records[DEAD][0] = replace(letter, headers=left)
+
+
+def spoil(evidence: Evidence, topic: str, payload: bytes | None) -> None:
+    evidence.records[topic][0] = replace(evidence.records[topic][0], value=payload)
+
+
 def pay_twice(evidence: Evidence) -> None:
     evidence.billed["dadata"] *= 2
 
@@ -244,6 +286,12 @@ def finish_in_silence(evidence: Evidence) -> None:
         (take_another_for_a_repeat, "I13"),
         (spoil_a_dead_letter, "I14"),
         (commit_the_offset_first, "I12"),
+        (publish_no_event, "I15"),
+        (publish_no_json, "I15"),
+        (publish_no_reply, "I15"),
+        (publish_no_xml, "I15"),
+        (publish_nothing, "I15"),
+        (leave_out_a_header, "I15"),
         (pay_twice, "PAID"),
         (finish_in_silence, "I2"),
     ],

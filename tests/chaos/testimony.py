@@ -17,6 +17,13 @@ from tests.services.kafka import Record
 APPLICATIONS, USERS, REPLIES, DEAD = "applications", "users.requests", "users.responses", "users.requests.dlq"
 TASKS, TASKS_DEAD, RESULTS, ERRORS, ORDERS = "tasks", "tasks.dlq", "results", "errors", "chaos.orders"
 
+EVENT = b'{"id": %d, "user_name": "Anna", "description": "d", "created_at": "2026-01-02T03:04:05Z"}'
+RESULT = b'{"task_id": %d, "id": 1}'
+_REPLY = (
+    b'<ns2:Response xmlns:ns2="urn://www.example.com"><ns2:User><ns2:Id>1</ns2:Id>'
+    b"<ns2:Status>SUCCESS</ns2:Status></ns2:User></ns2:Response>"
+)
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -68,6 +75,13 @@ def published(
     evidence.receipts.append(Receipt(added.message_id, topic, 0, found.offset, _fingerprint(found)))
     evidence.moved += [Moved(number, what, added.message_id, number + 0.5) for what in ("left", "receipt")]
     return added
+
+
+def tell(evidence: Evidence, topic: str, number: int) -> Added:
+    """An application, or a result, of this number was published."""
+    key, payload = b"%d" % number, (EVENT if topic == APPLICATIONS else RESULT) % number
+    headers = [b"content-type", b"application/json", b"ce_source", b"/outbox", b"ce_subject", key]
+    return published(evidence, topic, key, payload, headers=headers)
 
 
 def remembered(evidence: Evidence) -> bool:
@@ -129,8 +143,8 @@ def innocent() -> Evidence:
             "orders": ORDERS,
         },
     )
-    published(evidence, APPLICATIONS, b"1", b"{}")
-    published(evidence, RESULTS, b"1", b"{}")
+    tell(evidence, APPLICATIONS, 1)
+    tell(evidence, RESULTS, 1)
     orders = [published(evidence, ORDERS, b"hot", b"order-1 %d" % number) for number in (1, 2)]
     evidence.tries += [
         _try("order-1", "order", "ok", number=" ".join(str(order.message_id) for order in orders)),
@@ -157,7 +171,9 @@ def _requests(evidence: Evidence) -> None:
     }
     evidence.remembered_at = dict.fromkeys(evidence.inbox, 100.0)
     place = [b"source-topic", USERS.encode(), b"source-partition", b"0", b"source-offset", b"0"]
-    published(evidence, REPLIES, b"client", b"<ok/>", headers=place)
+    envelope = [b"ce_source", b"/outbox", b"content-type", b"application/xml", b"correlation-id", b"1"]
+    published(evidence, REPLIES, b"client", _REPLY, headers=[*envelope, *place])
     letter = [b"dlq.reason", b"KEY_REUSED", b"dlq.topic", USERS.encode(), b"dlq.partition", b"0", b"dlq.offset", b"2"]
+    letter += [b"ce_source", b"/outbox", b"dlq.consumer", b"users", b"dlq.timestamp", b"0"]
     published(evidence, DEAD, b"client", b"other words", headers=letter)
     evidence.samples.append(Sample(at=200.0, group="users", offsets={(USERS, 0): 3}))

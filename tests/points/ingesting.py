@@ -143,7 +143,8 @@ async def _send(kafka: Kafka, users: Consuming) -> dict[tuple[int, int], str]:
     return lies
 
 
-def _environment(users: Consuming) -> dict[str, Any]:
+def environment(users: Consuming) -> dict[str, Any]:
+    """Settings for a worker of this input."""
     settings = users.settings
     assert settings.database_url is not None
     names = ("kafka_bootstrap_servers", "kafka_check_crcs", "users_requests_topic", "users_group", "tasks_group")
@@ -158,7 +159,7 @@ def _environment(users: Consuming) -> dict[str, Any]:
 async def die_at(point: str, database_url: str, kafka: Kafka) -> None:
     """A worker dies there; another one takes its partitions."""
     async with lying(database_url, kafka, POINTS[point]) as it:
-        settings = _environment(it.users)
+        settings = environment(it.users)
         async with child("worker", fault=Fault(point, Action.EXIT), settings=settings) as dying:
             if point.startswith("shutdown."):
                 await dying.stop_soon("worker.ready")

@@ -53,7 +53,7 @@ def test_all_references_resolve() -> None:
             return 1
         return sum(map(check, node.values()))
 
-    assert check(document) == 4 + 6 + 2
+    assert check(document) == 8 + 14 + 2
 
 
 def _described(message: str) -> tuple[set[str], set[str]]:

@@ -1,0 +1,235 @@
+"""A consumer that loses its group: its coordinator moves or refuses offsets, or it stood still for too long."""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from app import lifecycle
+from app.kafka.consumer import Consumer
+from tests.command import ROOT, process_environment
+from tests.consuming import Consuming, answered, consuming, kafka_settings, lag, send
+from tests.services.fixtures import PrivateKafka
+from tests.services.kafka import Kafka, MockKafka
+from tests.waiting import until
+
+_OFFSET_COMMIT, _HEARTBEAT = 8, 12
+_MANY = 5
+
+COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR = 14, 15, 16
+ILLEGAL_GENERATION, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS = 22, 25, 27
+
+
+@asynccontextmanager
+async def _consuming(users: Consuming) -> AsyncIterator[Consumer[object]]:
+    """A consumer that is started again when it fails, as a worker does it."""
+    consumer, stop = users.consumer(), asyncio.Event()
+    task = asyncio.create_task(lifecycle.supervise("users", lambda: consumer.run(stop), stop))
+    try:
+        yield consumer
+    finally:
+        stop.set()
+        await asyncio.wait_for(task, 30)
+
+
+async def _effects(users: Consuming, number: int) -> None:
+    """Each request has one user and one reply."""
+    emails = sorted(row["email"] for row in await users.users())
+    assert emails == sorted(f"{each}@example.com" for each in range(number))
+    assert sorted(reply.key or b"" for reply in await users.owed()) == sorted(b"%d" % each for each in range(number))
+
+
+async def _never_ahead(kafka: Kafka, users: Consuming) -> bool:
+    """Is all told to Kafka? Whatever is, PostgreSQL has."""
+    left = await lag(kafka, users)
+    remembered = await users.connection.fetchval("SELECT count(*) FROM inbox_messages")
+    assert remembered + left >= 40
+    return left == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "code",
+    [
+        COORDINATOR_LOAD_IN_PROGRESS,
+        COORDINATOR_NOT_AVAILABLE,
+        NOT_COORDINATOR,
+        ILLEGAL_GENERATION,
+        UNKNOWN_MEMBER_ID,
+        REBALANCE_IN_PROGRESS,
+    ],
+)
+async def test_offsets_are_refused(
+    database_url: str, mock_kafka: Callable[[], MockKafka], caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    kafka = mock_kafka()
+    async with consuming(database_url, **await kafka_settings(kafka)) as users, _consuming(users) as consumer:
+        await send(kafka, users, range(20))
+        await answered(users, 20)
+        member = consumer._member
+        kafka.mock.push_request_errors(_OFFSET_COMMIT, [code] * _MANY)
+        with caplog.at_level(logging.INFO, logger="aiokafka"):
+            await send(kafka, users, range(20, 40))
+            await answered(users, 40)
+            await until(lambda: _never_ahead(kafka, users), timedelta(seconds=60))
+        refusals = [each for each in caplog.records if "OffsetCommit failed" in each.getMessage()]
+        assert refusals, "nothing was refused"
+        assert consumer._member is member, "it was started anew"
+        await _effects(users, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.real_kafka
+async def test_the_coordinator_dies(private_kafka: PrivateKafka, database_url: str) -> None:
+    kafka = await private_kafka(brokers=3)
+    async with (
+        consuming(database_url, **await kafka_settings(kafka)) as users,
+        _consuming(users) as consumer,
+    ):
+        await send(kafka, users, range(20))
+        await answered(users, 20)
+        victim = _coordinator(consumer)
+        await kafka.brokers.kill(victim)
+        await send(kafka, users, range(20, 40))
+        await answered(users, 40)
+
+        async def another_one() -> bool:
+            return consumer._member is not None and _coordinator(consumer) not in (victim, None)
+
+        await until(another_one, timedelta(seconds=60))
+        await until(lambda: _never_ahead(kafka, users), timedelta(seconds=60))
+        await kafka.brokers.start_broker(victim)
+        await kafka.wait_until_ready(3)
+        await send(kafka, users, range(40, 60))
+        await answered(users, 60)
+        await _effects(users, 60)
+
+
+def _coordinator(consumer: Consumer[object]) -> int:
+    """The broker that the group's member talks to."""
+    assert consumer._member is not None
+    number: int = consumer._member._kafka._coordinator.coordinator_id
+    return number
+
+
+# A worker whose parser blocks the event loop once, at one request, for longer than its session with the group.
+_BLOCKED = timedelta(seconds=10)
+_SESSION = timedelta(seconds=3)
+_WORKER = f"""
+import pathlib, sys, time
+from app.users import xml
+parse = xml.parse
+mark = pathlib.Path(sys.argv[1])
+def slow(document, **options):
+    if b"13@example.com" in document and not mark.exists():
+        mark.touch()
+        time.sleep({_BLOCKED.total_seconds()})
+    return parse(document, **options)
+xml.parse = slow
+from app.cli import main
+main(["worker", "--port", "0"])
+"""
+
+
+class _Worker:
+    def __init__(self, process: Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    def says(self, event: str) -> list[dict[str, object]]:
+        """Its lines of this kind, each with its values."""
+        assert self._process.returncode is None, self._log.read_text(encoding="utf-8")
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        parsed = [json.loads(line) for line in lines if line.startswith("{")]
+        return [line for line in parsed if line.get("event") == event]
+
+    async def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(self._process.wait(), 30) == 0, self._log.read_text(encoding="utf-8")
+
+
+@asynccontextmanager
+async def _worker(users: Consuming, folder: Path, name: str) -> AsyncIterator[_Worker]:
+    settings = users.settings
+    assert settings.database_url is not None
+    log = folder / name
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _WORKER, str(folder / "blocked")),
+            env=process_environment(
+                DATABASE_URL=settings.database_url.get_secret_value(),
+                KAFKA_BOOTSTRAP_SERVERS=settings.kafka_bootstrap_servers,
+                CONSUMER_SESSION_TIMEOUT=str(_SESSION.total_seconds()),
+                CONSUMER_FETCH_WAIT="0.01",
+                USERS_REQUESTS_TOPIC=settings.users_requests_topic,
+                USERS_GROUP=settings.users_group,
+                PYTHONPATH=str(ROOT),
+            ),
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield _Worker(process, log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.real_kafka
+async def test_a_worker_that_stands_still_for_longer_than_its_session(database_url: str, kafka: Kafka) -> None:
+    """It is put out of its group with a batch in hand, and somebody else does that batch; then it wakes up."""
+    async with consuming(database_url, **await kafka_settings(kafka)) as users:
+        with TemporaryDirectory(prefix="outbox-workers-") as name:
+            folder = Path(name)
+            await send(kafka, users, range(40))
+            async with _worker(users, folder, "first") as first:
+
+                async def blocked() -> bool:
+                    return (folder / "blocked").exists()
+
+                await until(blocked, timedelta(seconds=60))
+                async with _worker(users, folder, "second") as second:
+                    # All of it is done while the first one stands still.
+                    await until(lambda: _all(users, 40), timedelta(seconds=60))
+                    assert second.says("consumer.assigned")
+                    assert not first.says("loop.stood_still"), "it was awake before somebody took over"
+
+                    async def awake() -> bool:
+                        return bool(first.says("loop.stood_still"))
+
+                    await until(awake, timedelta(seconds=60))
+                    (alarm,) = first.says("loop.stood_still")
+                    seconds = alarm["seconds"]
+                    assert isinstance(seconds, float)
+                    assert seconds > _BLOCKED.total_seconds() / 2
+
+                    async def member_again() -> bool:
+                        return len(first.says("consumer.assigned")) >= 2
+
+                    await until(member_again, timedelta(seconds=60))
+                    await send(kafka, users, range(40, 80))
+                    await until(lambda: _all(users, 80), timedelta(seconds=60))
+
+                    async def read() -> bool:
+                        return await lag(kafka, users) == 0
+
+                    await until(read, timedelta(seconds=60))
+                    await _effects(users, 80)
+                    await first.stop()
+                    await second.stop()
+
+
+async def _all(users: Consuming, number: int) -> bool:
+    return len(await users.owed()) >= number

@@ -1,0 +1,103 @@
+"""Somebody holds what the service needs in PostgreSQL: connections, the table itself, or a migration that wants it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from app import migrate
+from app.db import sqlstate
+from tests.api import api_on
+from tests.engine import connect
+from tests.faults.service import SOON, service_on
+from tests.services.kafka import Kafka
+from tests.waiting import until
+
+pytestmark = [pytest.mark.real_kafka, pytest.mark.slow]
+
+_LOCK_NOT_AVAILABLE = "55P03"
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
+_QUEUE = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'outbox_messages'::regclass"
+
+
+async def test_slow_queries_hold_all_connections_of_the_api(kafka: Kafka, database_url: str) -> None:
+    async with service_on(kafka, database_url, api_pool_size=2) as service:
+        engine, over = service.api.engine, asyncio.Event()
+
+        async def slow() -> None:
+            while not over.is_set():
+                async with engine.connect() as connection:
+                    await connection.exec_driver_sql("SELECT pg_sleep(2)")
+
+        hogs = [asyncio.create_task(slow()) for _ in range(8)]
+        try:
+            await service.refuses()
+            # Each role has a pool of its own: requests over Kafka and their replies do not wait.
+            await service.goes_on_without_the_api()
+        finally:
+            over.set()
+            await asyncio.gather(*hogs, return_exceptions=True)
+        await service.goes_on()
+        service.refused_soon()
+
+
+@asynccontextmanager
+async def _locked(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE outbox_messages IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+async def test_the_outbox_is_locked(kafka: Kafka, database_url: str) -> None:
+    async with (
+        service_on(kafka, database_url, lock_timeout=0.5) as service,
+        connect(database_url) as locker,
+        connect(database_url) as watcher,
+    ):
+        pool = service.settings.api_pool_size
+        async with _locked(locker):
+            await service.refuses(30)
+            # Nobody piles up: not in the pool, and not before the table.
+            assert await watcher.fetchval(_SESSIONS, "outbox-api") <= pool
+            assert await watcher.fetchval(_QUEUE) <= pool + service.settings.relay_slots + 2
+        await service.goes_on()
+        service.refused_soon()
+
+
+async def test_a_migration_under_load_gives_up(kafka: Kafka, database_url: str) -> None:
+    async with (
+        service_on(kafka, database_url) as service,
+        connect(database_url) as writer,
+        connect(database_url) as watcher,
+    ):
+
+        async def waits_for_it() -> bool:
+            return bool(await watcher.fetchval(_QUEUE))
+
+        async with writer.transaction():  # somebody's long transaction, which the migration would wait for
+            await writer.fetchval("SELECT count(*) FROM outbox_messages")
+            started = time.monotonic()
+            migrating = asyncio.create_task(migrate.upgrade(database_url, message_max_bytes=800_000))
+            await until(waits_for_it)
+            with pytest.raises(DBAPIError) as caught:
+                await migrating
+            assert sqlstate(caught.value) == _LOCK_NOT_AVAILABLE
+            assert time.monotonic() - started < 10
+            await service.goes_on()  # although that transaction is still open
+        service.refused_soon()
+        await migrate.upgrade(database_url, message_max_bytes=800_000)
+        await service.goes_on()
+
+
+async def test_requests_for_a_locked_table_are_refused_one_by_one(database_url: str) -> None:
+    async with api_on(database_url, api_pool_size=3, lock_timeout=0.2) as api, connect(database_url) as locker:
+        async with _locked(locker):
+            started = time.monotonic()
+            answers = await asyncio.gather(*(api.apply() for _ in range(30)))
+            assert time.monotonic() - started < SOON.total_seconds()
+        assert {answer.status_code for answer in answers} == {503}
+        assert (await api.apply()).status_code == 201
