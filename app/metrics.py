@@ -14,6 +14,9 @@ dead_letters = Gauge("outbox_dead_letters", "Dead letters not yet decided", ["to
 floor_stalled = Gauge(
     "outbox_oldest_transaction_seconds", "Age of the oldest running transaction with an xid; it stops all floors"
 )
+dead_rows = Gauge(
+    "outbox_dead_rows", "Rows delivered but not yet removed by vacuum; they grow while a snapshot is held anywhere"
+)
 delivered = Counter("outbox_delivered_total", "Messages confirmed by the broker and settled", ["topic"])
 repeats_possible = Counter(
     "outbox_repeats_possible_total", "Messages sent whose answer is unknown or whose settle failed; they are sent again"

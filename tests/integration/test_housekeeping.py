@@ -155,6 +155,21 @@ async def test_gauges(database_url: str) -> None:
     assert (metrics.topic_open.labels("t")._value.get(), metrics.topic_open.labels("u")._value.get()) == (0, 1)
 
 
+async def test_rows_that_a_held_snapshot_keeps_are_counted(database_url: str) -> None:
+    async with connect(database_url) as connection, connect(database_url) as reader:
+        async with reader.transaction(isolation="repeatable_read", readonly=True):
+            await reader.fetchval("SELECT count(*) FROM outbox_messages")
+            await Ledger(connection).fill("t", messages=70)
+            await connection.execute("DELETE FROM outbox_messages")
+            await connection.fetchval("SELECT pg_stat_force_next_flush()")
+            await connection.execute("VACUUM outbox_messages")
+            await _do(connection, "watch", settings(database_url))
+            assert metrics.dead_rows._value.get() == 70
+        await connection.execute("VACUUM outbox_messages")
+        await _do(connection, "watch", settings(database_url))
+    assert metrics.dead_rows._value.get() == 0
+
+
 async def test_its_connection_is_not_taken_for_a_slot(database_url: str) -> None:
     names = """
         SELECT array_agg(application_name) FROM pg_stat_activity
