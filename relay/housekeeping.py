@@ -20,6 +20,8 @@ from relay import store
 
 logger = log.get(__name__)
 
+_IDLE = timedelta(seconds=5)
+"""When a relay freezes in the middle of a task, what the task has locked is free again after this."""
 _LOCK_NAMESPACE = 1869968500
 _PURGE_BATCH = 1000
 _PURGE_KEYS_BATCH = 20_000  # more in half a minute than one process of the API can write
@@ -93,7 +95,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         settings,
         role="relay-housekeeping",
         statement=timedelta(seconds=60),
-        idle=timedelta(seconds=60),
+        idle=_IDLE,
         extra={"lock_timeout": "2000"},
     )
     tasks = _tasks(settings)

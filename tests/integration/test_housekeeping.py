@@ -12,6 +12,7 @@ from app import metrics
 from app.settings import Settings
 from relay import housekeeping, store
 from tests.engine import Broker, assess, connect, empty, engine, settings
+from tests.failpoints import Action, Fault, armed
 from tests.ledger import Ledger
 from tests.services.postgres_server import PostgresServer
 from tests.waiting import until
@@ -36,6 +37,24 @@ async def _housekeeping(using: Settings) -> AsyncIterator[None]:
     yield
     stop.set()
     await task
+
+
+async def test_a_relay_that_freezes_while_it_makes_partitions_does_not_keep_others_from_settling(
+    database_url: str,
+) -> None:
+    broker = Broker()
+    async with connect(database_url) as connection:
+        ledger = Ledger(connection)
+        with armed(Fault("relay.housekeeping_before_commit", Action.SLEEP, seconds=30)) as arming:
+            housekeeper = asyncio.create_task(housekeeping.run(settings(database_url), asyncio.Event()))
+            await arming.struck.wait()
+            async with engine(database_url, broker):
+                await ledger.fill("t", messages=20, keys=20)
+                await empty(database_url, timedelta(seconds=25))
+        assert not housekeeper.done(), "it came round before the others could settle"
+        housekeeper.cancel()
+        await asyncio.wait({housekeeper})
+    await assess(database_url, broker, ledger.messages)
 
 
 async def test_a_message_below_its_floor_is_told_of_and_delivered(database_url: str) -> None:
