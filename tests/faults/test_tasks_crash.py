@@ -29,8 +29,9 @@ def settings_of(database_url: str, fakes: ServedFakes, **overrides: object) -> S
 
 @asynccontextmanager
 async def process(settings: Settings, *topics: str) -> AsyncIterator[Child]:
-    """A process that is told to stop at the end of the block."""
+    """A process that can be told to stop, and is at the end of the block."""
     async with child(*topics, program=task_process.main, settings=settings) as started:
+        await started.says("tasks.ready")
         yield started
         await started.stop()
 
