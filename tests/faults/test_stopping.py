@@ -69,6 +69,7 @@ async def test_a_worker_with_a_batch_in_hand(kafka: Kafka, database_url: str, wa
             await _stop(stopping, way)
         await it.not_ahead()
         async with child("worker", settings=settings) as heir:
+            await heir.says("worker.ready")
             await it.judge()
             await heir.stop()
 
