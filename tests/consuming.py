@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -19,6 +20,7 @@ from app.kafka.consumer import Consumer
 from app.kafka.input import Input
 from app.settings import Settings
 from app.users.consumer import UsersHandler
+from tests.command import ROOT, process_environment
 from tests.services.kafka import Kafka
 from tests.services.postgres_server import dsn
 from tests.services.proxy import TcpProxy
@@ -156,6 +158,22 @@ async def kafka_settings(kafka: Kafka, *, partitions: int = PARTITIONS) -> dict[
         "users_requests_topic": await kafka.create_topic(partitions=partitions),
         "users_group": f"users-{os.getpid()}-{next(_groups)}",
     }
+
+
+def process_settings(users: Consuming, *, session: timedelta) -> dict[str, str]:
+    """The environment of a process that consumes what `users` does; silent for `session`, it is out of the group."""
+    settings = users.settings
+    assert settings.database_url is not None
+    return process_environment(
+        DATABASE_URL=settings.database_url.get_secret_value(),
+        KAFKA_BOOTSTRAP_SERVERS=settings.kafka_bootstrap_servers,
+        KAFKA_CHECK_CRCS=str(settings.kafka_check_crcs),
+        CONSUMER_SESSION_TIMEOUT=str(session.total_seconds()),
+        CONSUMER_FETCH_WAIT="0.01",
+        USERS_REQUESTS_TOPIC=settings.users_requests_topic,
+        USERS_GROUP=settings.users_group,
+        PYTHONPATH=str(ROOT),
+    )
 
 
 @asynccontextmanager

@@ -35,24 +35,17 @@ async def running(settings: Settings, publisher: Callable[[], Publisher] | None 
     """A relay that runs until the end of the block; it must then stop by itself, in time and leaving nothing behind."""
     with no_lost_errors():
         before = asyncio.all_tasks()
-        relay = Relay(settings, publisher or (lambda: KafkaPublisher(settings)))
-        stop = asyncio.Event()
-        task = asyncio.create_task(relay.run(stop))
-        try:
+        async with delivering(settings, publisher) as relay:
             yield relay
-        finally:
-            stop.set()
-            async with asyncio.timeout(settings.publish_deadline.total_seconds() + 5):
-                await task
         here = {asyncio.current_task()}  # a fixture's end is a task of its own
         left = {task.get_name() for task in asyncio.all_tasks() - before - here if not task.done()}
         assert not left, f"the relay left tasks behind: {left}"
 
 
 @asynccontextmanager
-async def delivering(settings: Settings) -> AsyncIterator[Relay]:
+async def delivering(settings: Settings, publisher: Callable[[], Publisher] | None = None) -> AsyncIterator[Relay]:
     """The same among other tasks that come and go: what it leaves behind cannot be told from theirs."""
-    relay = Relay(settings, lambda: KafkaPublisher(settings))
+    relay = Relay(settings, publisher or (lambda: KafkaPublisher(settings)))
     stop = asyncio.Event()
     task = asyncio.create_task(relay.run(stop))
     try:

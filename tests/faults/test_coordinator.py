@@ -16,8 +16,8 @@ import pytest
 
 from app import lifecycle
 from app.kafka.consumer import Consumer
-from tests.command import ROOT, process_environment
-from tests.consuming import Consuming, answered, consuming, kafka_settings, lag, send
+from tests.command import ROOT
+from tests.consuming import Consuming, answered, consuming, kafka_settings, lag, process_settings, send
 from tests.services.fixtures import PrivateKafka
 from tests.services.kafka import Kafka, MockKafka
 from tests.waiting import until
@@ -159,21 +159,11 @@ class _Worker:
 
 @asynccontextmanager
 async def _worker(users: Consuming, folder: Path, name: str) -> AsyncIterator[_Worker]:
-    settings = users.settings
-    assert settings.database_url is not None
     log = folder / name
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _WORKER, str(folder / "blocked")),
-            env=process_environment(
-                DATABASE_URL=settings.database_url.get_secret_value(),
-                KAFKA_BOOTSTRAP_SERVERS=settings.kafka_bootstrap_servers,
-                CONSUMER_SESSION_TIMEOUT=str(_SESSION.total_seconds()),
-                CONSUMER_FETCH_WAIT="0.01",
-                USERS_REQUESTS_TOPIC=settings.users_requests_topic,
-                USERS_GROUP=settings.users_group,
-                PYTHONPATH=str(ROOT),
-            ),
+            env=process_settings(users, session=_SESSION),
             cwd=ROOT,
             stdout=output,
             stderr=output,

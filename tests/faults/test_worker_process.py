@@ -5,11 +5,21 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
-from tests.command import ROOT, process_environment
-from tests.consuming import Consuming, consuming, kafka_settings, producing, request_xml, send, user_xml
+from tests.command import ROOT
+from tests.consuming import (
+    Consuming,
+    consuming,
+    kafka_settings,
+    process_settings,
+    producing,
+    request_xml,
+    send,
+    user_xml,
+)
 from tests.services.kafka import Kafka
 from tests.waiting import until
 
@@ -37,21 +47,9 @@ async def users(database_url: str, kafka: Kafka) -> AsyncIterator[Consuming]:
 
 
 async def _start(users: Consuming, **overrides: str) -> Process:
-    settings = users.settings
-    assert settings.database_url is not None
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _WORKER),
-        env=process_environment(
-            DATABASE_URL=settings.database_url.get_secret_value(),
-            KAFKA_BOOTSTRAP_SERVERS=settings.kafka_bootstrap_servers,
-            KAFKA_CHECK_CRCS=str(settings.kafka_check_crcs),
-            CONSUMER_SESSION_TIMEOUT="3",
-            CONSUMER_FETCH_WAIT="0.01",
-            USERS_REQUESTS_TOPIC=settings.users_requests_topic,
-            USERS_GROUP=settings.users_group,
-            PYTHONPATH=str(ROOT),
-            **overrides,
-        ),
+        env=process_settings(users, session=timedelta(seconds=3)) | overrides,
         cwd=ROOT,
         stdout=DEVNULL,
         stderr=PIPE,
