@@ -30,9 +30,10 @@ class Child:
         self.proxy = proxy
         """Its own way to PostgreSQL, where it has one."""
         self.log = folder / f"{name}.log"
+        self._command_line = (command, "--port", str(self.port))
         self.arguments: tuple[str, ...] = (
             *(sys.executable, "-c", "from app.cli import main; main()"),
-            *(command, "--port", str(self.port)),
+            *self._command_line,
         )
         self.extra: dict[str, str] = {}
         self._environment = environment
@@ -52,6 +53,14 @@ class Child:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.running
+
+    def shift_clock(self, wrong_by: timedelta, zone: str) -> None:
+        """From its next start on its clock is wrong by this, and it believes to be in another time zone."""
+        self.arguments = (
+            *(sys.executable, "-m", "tests.chaos.shifted", str(wrong_by.total_seconds())),
+            *self._command_line,
+        )
+        self.extra = {"TZ": zone}
 
     def start(self) -> None:
         """Start it; does not wait until it is ready."""

@@ -42,7 +42,7 @@ KINDS = {
         Kind("freeze-api", "processes", 3, 5, 1, "SIGSTOP of an API process"),
         Kind("freeze-worker", "processes", 7, 10, 2, "SIGSTOP of a worker, past its session"),
         Kind("stop", "processes", 0.2, 2, 3, "SIGTERM of any process"),
-        Kind("clock", "processes", 0, 0, 4, "a process with another clock, or another time zone, for the rest"),
+        Kind("clock", "processes", 0, 0, 4, "a process 59 minutes ahead or behind, for the rest"),
         Kind("rebalance", "processes", 8, 12, 1, "a third worker that joins and leaves every 2 s"),
         Kind("terminate", "postgres", 2, 4, 1, "sessions of PostgreSQL terminated: 30 % of them every 50 ms"),
         Kind("crash-postgres", "postgres", 0.3, 1.5, 2, "immediate stop of PostgreSQL, then recovery"),
