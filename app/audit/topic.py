@@ -6,7 +6,8 @@ from datetime import timedelta
 from functools import partial
 
 from app.audit import known
-from app.audit.comparison import Comparison, Tally
+from app.audit.case import Case, Tally
+from app.audit.comparison import Comparison
 from app.audit.findings import Where
 from app.audit.receipts import WHOLE, Receipts, receipts
 from app.audit.report import Kind, TopicCounts
@@ -37,9 +38,9 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
             wanted = {number: _receipted(work, logs[number], chosen[number]) for number in partitions}
             async with receipts(work.snapshot, topic, wanted) as stream:
                 for number in partitions:
-                    comparison = Comparison(
-                        topic,
-                        number,
+                    case = Case(
+                        topic=topic,
+                        partition=number,
                         findings=work.findings,
                         tally=tally,
                         scratch=scratch,
@@ -48,7 +49,7 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
                         whole=chosen[number].first == 0,
                     )
                     tally.no_longer_there += await stream.skip(number, chosen[number].first)
-                    await _compare(work, comparison, stream, topic=topic, partition=number, bounds=chosen[number])
+                    await _compare(work, Comparison(case), stream, topic=topic, partition=number, bounds=chosen[number])
                     await _behind_the_end(work, stream, topic, number, wanted[number].end)
                 tally.receipts = stream.taken
         await _look_again(work, topic, scratch, tally)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audit.findings import Findings, Where
+from app.audit.fingerprints import content_hashes, key_hashes
 from app.audit.order import KeyOrder
 from app.audit.receipts import Receipts
 from app.audit.report import Kind
@@ -22,6 +23,14 @@ _BYTES = st.one_of(st.none(), st.binary())
 @given(_BYTES, _BYTES)
 def test_both_ways_to_a_fingerprint_agree(key: bytes | None, payload: bytes | None) -> None:
     assert content_hash(key_hash(key), payload) == fingerprint(SimpleNamespace(key=key, payload=payload)) % (1 << 64)
+
+
+@given(st.lists(st.tuples(_BYTES, _BYTES)))
+def test_fingerprints_of_many_are_those_of_each(contents: list[tuple[bytes | None, bytes | None]]) -> None:
+    hashes = key_hashes([key for key, _ in contents])
+    assert hashes == [key_hash(key) for key, _ in contents]
+    found = content_hashes(hashes, [payload for _, payload in contents])
+    assert found == [content_hash(key_hash(key), payload) for key, payload in contents]
 
 
 def test_absent_is_not_empty() -> None:
