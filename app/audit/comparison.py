@@ -7,18 +7,17 @@ which costs next to nothing. Only a chunk in which they do not is looked at reco
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from app.audit.case import Case
 from app.audit.fingerprints import content_hashes, key_hashes
 from app.audit.known import Known
 from app.audit.order import UNKNOWN, Order
-from app.audit.receipts import Receipt
+from app.audit.receipts import Receipt, Receipted
 from app.audit.report import Kind
 from app.audit.scratch import Unknown
 from app.kafka.skim import Skimmed
 
-_NONE: tuple[list[Any], ...] = ([], [], [], [], [])
 _UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -36,25 +35,28 @@ class Comparison:
         self._case = case
         self._order = Order(case)
 
-    async def compare(self, chunk: Skimmed, receipts: Sequence[Receipt]) -> None:
+    async def compare(self, chunk: Skimmed, receipts: Receipted) -> None:
         """Compare the next chunk with the receipts of the same offsets."""
         tally = self._case.tally
         tally.records += len(chunk.offsets)
         hashes = key_hashes(chunk.keys)
         contents = content_hashes(hashes, chunk.values)
-        _, offsets, message_ids, fingerprints, numbers = map(list, zip(*receipts, strict=True)) if receipts else _NONE
-        known: Mapping[str, Known] = {}
-        if offsets == chunk.offsets and message_ids == chunk.message_ids and fingerprints == contents:
+        if (receipts.offsets, receipts.message_ids, receipts.fingerprints) == (
+            chunk.offsets,
+            chunk.message_ids,
+            contents,
+        ):
+            numbers, known = receipts.numbers, dict[str, Known]()
             tally.order_unknown += numbers.count(UNKNOWN)
         else:
             numbers, known = await self._one_by_one(chunk, contents, receipts)
         await self._order.check(chunk, hashes, numbers, known)
 
     async def _one_by_one(
-        self, chunk: Skimmed, contents: Sequence[int], receipts: Sequence[Receipt]
-    ) -> tuple[list[int], Mapping[str, Known]]:
+        self, chunk: Skimmed, contents: Sequence[int], receipts: Receipted
+    ) -> tuple[list[int], dict[str, Known]]:
         """Find what differs. Returns the ids of the records' messages, and what PostgreSQL knows of some of them."""
-        by_offset = {receipt[1]: receipt for receipt in receipts}
+        by_offset = {receipt.offset: receipt for receipt in receipts}
         shared = self._shared(receipts) if len(by_offset) < len(receipts) else frozenset[int]()
         missing = by_offset.keys() - set(chunk.offsets)
         self._missing([by_offset[offset] for offset in missing], gone=chunk.gone)
@@ -71,7 +73,7 @@ class Comparison:
 
     def _receipted(self, receipt: Receipt, message_id: bytes | None, content: int, shared: Collection[int]) -> int:
         """It is what its receipt says, or altered, or another message's; the id of its message, or UNKNOWN."""
-        _, offset, expected, fingerprint, number = receipt
+        offset, expected, fingerprint, number = receipt
         if message_id != expected:
             if offset not in shared:
                 self._case.add(Kind.FALSE_RECEIPT, expected, offset, "the record there is another message's")
@@ -111,11 +113,11 @@ class Comparison:
             case.add(Kind.REPEATED, message_id, offset)
         return message.id
 
-    def _shared(self, receipts: Sequence[Receipt]) -> frozenset[int]:
+    def _shared(self, receipts: Receipted) -> frozenset[int]:
         """Places with several receipts; at most one of them is true."""
-        counts = Counter(receipt[1] for receipt in receipts)
+        counts = Counter(receipts.offsets)
         shared = frozenset(offset for offset, count in counts.items() if count > 1)
-        for _, offset, message_id, *_ in receipts:
+        for offset, message_id, *_ in receipts:
             if offset in shared and counts[offset] > 1:
                 counts[offset] -= 1
                 self._case.add(
@@ -127,5 +129,5 @@ class Comparison:
         if gone or self._case.compacted:
             self._case.tally.no_longer_there += len(receipts)
             return
-        for _, offset, message_id, *_ in sorted(receipts):
+        for offset, message_id, *_ in sorted(receipts):
             self._case.add(Kind.LOST, message_id, offset)

@@ -87,7 +87,7 @@ async def _compare(
 async def _behind_the_end(work: Work, stream: Receipts, topic: str, partition: int, end: int) -> None:
     """Receipts that name places which the log has not reached, or not any more."""
     while rows := await stream.until(partition, end, most=_AT_ONCE):
-        for _, offset, message_id, *_ in rows:
+        for offset, message_id, *_ in rows:
             work.findings.add(Kind.LOST, message_id, Where(topic, partition, offset), "the log ends before")
 
 
