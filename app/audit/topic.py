@@ -27,8 +27,6 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
     """Compare a topic's records with its receipts; what is found goes to the findings of `work`."""
     tally = Tally()
     partitions = await work.log.partitions(topic)
-    count, some = await known.elsewhere(work.current, topic, partitions, work.findings.examples)
-    work.findings.add_all(Kind.LOST, count, some)
     with Scratch() as scratch:
         async with work.snapshot.transaction(isolation="repeatable_read", readonly=True):
             await known.take_snapshot(work.snapshot)
@@ -48,8 +46,7 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
                         compacted=compacted,
                         whole=chosen[number].first == 0,
                     )
-                    tally.no_longer_there += await stream.skip(number, chosen[number].first)
-                    await _compare(work, Comparison(case), stream, topic=topic, partition=number, bounds=chosen[number])
+                    await _compare(work, case, stream, chosen[number])
                     await _behind_the_end(work, stream, topic, number, wanted[number].end)
                 tally.receipts = stream.taken
         await _look_again(work, topic, scratch, tally)
@@ -70,10 +67,12 @@ def _receipted(work: Work, log: Bounds, chosen: Bounds) -> Bounds:
     return Bounds(first, end)
 
 
-async def _compare(
-    work: Work, comparison: Comparison, stream: Receipts, *, topic: str, partition: int, bounds: Bounds
-) -> None:
+async def _compare(work: Work, case: Case, stream: Receipts, bounds: Bounds) -> None:
+    topic, partition, comparison = case.topic, case.partition, Comparison(case)
     async for chunk in work.log.skim(topic, partition, bounds):
+        if chunk.first == bounds.first:
+            # Not before the first chunk is there: it is fetched while PostgreSQL sorts.
+            case.tally.no_longer_there += await stream.skip(partition, bounds.first)
         if chunk.offsets:
             await comparison.compare(chunk, await stream.until(partition, chunk.end))
         else:
@@ -82,6 +81,7 @@ async def _compare(
                 await comparison.compare(chunk, rows)
         work.advance(topic, chunk.end - chunk.first)
         await asyncio.sleep(0)
+    case.tally.no_longer_there += await stream.skip(partition, bounds.first)  # there was no chunk
 
 
 async def _behind_the_end(work: Work, stream: Receipts, topic: str, partition: int, end: int) -> None:
