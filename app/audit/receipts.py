@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
-from app.kafka.log import Bounds
+from app.kafka.walk import Bounds
 
 WHOLE = Bounds(-1, (1 << 63) - 1)
 """All offsets that there can be."""

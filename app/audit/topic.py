@@ -13,7 +13,8 @@ from app.audit.receipts import WHOLE, Receipts, receipts
 from app.audit.report import Kind, TopicCounts
 from app.audit.scratch import Scratch
 from app.audit.work import Work
-from app.kafka.log import Bounds
+from app.kafka.skim import Skimmed
+from app.kafka.walk import Bounds
 
 _AT_ONCE = 5000
 """Rows of one look-up."""
@@ -35,19 +36,28 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
             chosen = {number: await work.bounds(topic, number, log) for number, log in logs.items()}
             wanted = {number: _receipted(work, logs[number], chosen[number]) for number in partitions}
             async with receipts(work.snapshot, topic, wanted) as stream:
-                for number in partitions:
-                    case = Case(
-                        topic=topic,
-                        partition=number,
-                        findings=work.findings,
-                        tally=tally,
-                        scratch=scratch,
-                        find=partial(known.find, work.current),
-                        compacted=compacted,
-                        whole=chosen[number].first == 0,
-                    )
-                    await _compare(work, case, stream, chosen[number])
-                    await _behind_the_end(work, stream, topic, number, wanted[number].end)
+                comparison: Comparison | None = None
+                async for chunk in work.log.skim(topic, chosen):
+                    number, bounds = chunk.partition, chosen[chunk.partition]
+                    if comparison is None or chunk.first == bounds.first:
+                        comparison = Comparison(
+                            Case(
+                                topic=topic,
+                                partition=number,
+                                findings=work.findings,
+                                tally=tally,
+                                scratch=scratch,
+                                find=partial(known.find, work.current),
+                                compacted=compacted,
+                                whole=bounds.first == 0,
+                            )
+                        )
+                        tally.no_longer_there += await stream.skip(number, bounds.first)
+                    await _compare(comparison, chunk, stream)
+                    if chunk.end == bounds.end:
+                        await _behind_the_end(work, stream, topic, number, wanted[number].end)
+                    work.advance(topic, chunk.end - chunk.first)
+                    await asyncio.sleep(0)
                 tally.receipts = stream.taken
         await _look_again(work, topic, scratch, tally)
     return TopicCounts(topic=topic, **asdict(tally))
@@ -67,21 +77,13 @@ def _receipted(work: Work, log: Bounds, chosen: Bounds) -> Bounds:
     return Bounds(first, end)
 
 
-async def _compare(work: Work, case: Case, stream: Receipts, bounds: Bounds) -> None:
-    topic, partition, comparison = case.topic, case.partition, Comparison(case)
-    async for chunk in work.log.skim(topic, partition, bounds):
-        if chunk.first == bounds.first:
-            # Not before the first chunk is there: it is fetched while PostgreSQL sorts.
-            case.tally.no_longer_there += await stream.skip(partition, bounds.first)
-        if chunk.offsets:
-            await comparison.compare(chunk, await stream.until(partition, chunk.end))
-        else:
-            # Any number of offsets, so any number of receipts.
-            while rows := await stream.until(partition, chunk.end, most=_AT_ONCE):
-                await comparison.compare(chunk, rows)
-        work.advance(topic, chunk.end - chunk.first)
-        await asyncio.sleep(0)
-    case.tally.no_longer_there += await stream.skip(partition, bounds.first)  # there was no chunk
+async def _compare(comparison: Comparison, chunk: Skimmed, stream: Receipts) -> None:
+    if chunk.offsets:
+        await comparison.compare(chunk, await stream.until(chunk.partition, chunk.end))
+    else:
+        # Any number of offsets, so any number of receipts.
+        while rows := await stream.until(chunk.partition, chunk.end, most=_AT_ONCE):
+            await comparison.compare(chunk, rows)
 
 
 async def _behind_the_end(work: Work, stream: Receipts, topic: str, partition: int, end: int) -> None:

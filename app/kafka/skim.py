@@ -38,12 +38,13 @@ _NULL = 1
 
 @dataclass(slots=True)
 class Skimmed:
-    """Records with offsets from `first` up to `end`, by offset; there are none but these. One list for each thing.
+    """A partition's records from `first` up to `end`, by offset; there are none but these. One list for each thing.
 
     `timestamps` (milliseconds) are the latest of each record's batch. `message_ids` are None where a record has no
     `ce_id` beside a `ce_specversion`; of several the first counts. `gone`: the log no longer begins before `end`.
     """
 
+    partition: int
     first: int
     end: int
     gone: bool = False

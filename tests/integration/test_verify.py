@@ -10,7 +10,8 @@ from app.audit import Kind, Report, Scope, order
 from app.audit.order import KeyOrder
 from app.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, NotFound, SchemaError
 from app.kafka import log
-from app.kafka.log import Bounds, Log
+from app.kafka.log import Log
+from app.kafka.walk import Bounds
 from relay.partitioner import partition_of
 from tests.auditing import PARTITIONS, Scene, found, only, scene_on
 from tests.ledger import Added

@@ -39,7 +39,7 @@ def _batch(records: list[dict[str, Any]], *, codec: int = 0, base: int = 0) -> b
 
 
 def _skimmed(raw: bytes, first: int = 0, end: int = 1 << 62) -> Skimmed:
-    result = Skimmed(first, end)
+    result = Skimmed(0, first, end)
     for batch, part in slices(raw):
         skim(unpack(batch, part), result)
     result.cut(first, end)
