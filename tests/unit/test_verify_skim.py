@@ -73,6 +73,16 @@ def test_many_records_have_long_numbers() -> None:
     assert found.message_ids == [_ID] * 20_000
 
 
+def test_what_compaction_took_out_is_not_there() -> None:
+    left = [0, 3, 70, 9000]
+    builder = DefaultRecordBatchBuilder(2, 4, 0, -1, -1, -1, 1 << 30)
+    for offset in left:
+        builder.append(offset, 1_700_000_000_000, b"%d" % offset, b"v", list(_OURS))
+    found = _skimmed(struct.pack(">q", 5) + bytes(builder.build())[8:])
+    assert found.offsets == [5 + offset for offset in left]
+    assert found.keys == [b"%d" % offset for offset in left]
+
+
 def test_only_what_was_asked_for() -> None:
     record = {"timestamp": 1, "key": b"k", "value": b"v", "headers": []}
     found = _skimmed(_batch([record] * 10), 3, 5)
@@ -95,8 +105,10 @@ def test_a_batch_that_is_cut_off_is_not_there() -> None:
     assert _skimmed(raw + raw[:-1]).offsets == [0]
 
 
-def test_bytes_that_are_no_records_are_an_error() -> None:
-    raw = bytearray(_batch([{"timestamp": 1, "key": b"k", "value": b"v", "headers": []}]))
-    raw[60] = 9  # nine records, says the header
+@pytest.mark.parametrize(("records", "last"), [(9, 0), (9, 8), (1, 0)])
+def test_bytes_that_are_no_records_are_an_error(records: int, last: int) -> None:
+    record = {"timestamp": 1, "key": b"k", "value": b"v", "headers": []}
+    raw = bytearray(_batch([record] * 2))
+    raw[60], raw[26] = records, last  # how many there are, and the last one's offset, says the header
     with pytest.raises(IndexError):
         _skimmed(bytes(raw))
