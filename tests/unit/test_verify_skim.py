@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.kafka.skim import Skimmed, skim, slices, unpack
@@ -54,6 +54,7 @@ def _message_id(headers: list[tuple[str, bytes | None]]) -> bytes | None:
     return values.get("ce_id") if "ce_specversion" in values else None
 
 
+@settings(deadline=None)  # some examples are large
 @given(st.lists(st.lists(_RECORD, min_size=1, max_size=80), min_size=1, max_size=3), st.sampled_from([0, 1, 2, 3, 4]))
 def test_it_finds_what_the_client_library_finds(batches: list[list[dict[str, Any]]], codec: int) -> None:
     raw = b"".join(_batch(each, codec=codec, base=number * 1000) for number, each in enumerate(batches))
