@@ -61,13 +61,11 @@ async def audit(
         topics = await _topics(work, {each.topic for each in taken})
         compact = await compacted(settings, topics)
         work.total = await _size(work, [*topics, *(each.topic for each in taken)])
-        # PostgreSQL compares receipts with each other while the topics are read.
-        comparing = asyncio.create_task(known.false_receipts(aside, scope.topics, examples))
+        comparing = asyncio.create_task(_contradictions(work, aside, topics))
         try:
             counts = [await audit_topic(work, topic, compacted=topic in compact) for topic in topics]
             consumed = [await audit_intake(work, each) for each in taken]
-            for count, some in await comparing:
-                findings.add_all(Kind.FALSE_RECEIPT, count, some)
+            await comparing
         finally:
             comparing.cancel()
             await asyncio.wait({comparing})
@@ -92,6 +90,16 @@ async def _topics(work: Work, consumed: set[str]) -> list[str]:
     return [*sent_to, *others]
 
 
+async def _contradictions(work: Work, session: asyncpg.Connection, topics: Sequence[str]) -> None:
+    """What needs no records: PostgreSQL looks for it while the topics are read."""
+    findings = work.findings
+    for topic in topics:
+        found = await known.elsewhere(session, topic, await work.log.partitions(topic), findings.examples)
+        findings.add_all(Kind.LOST, *found)
+    for found in await known.false_receipts(session, work.scope.topics, findings.examples):
+        findings.add_all(Kind.FALSE_RECEIPT, *found)
+
+
 async def _size(work: Work, topics: Sequence[str]) -> int:
     """About how many records there are to be read."""
     total = 0
@@ -105,12 +113,13 @@ async def _size(work: Work, topics: Sequence[str]) -> int:
 @asynccontextmanager
 async def _sessions(settings: Settings) -> AsyncIterator[list[asyncpg.Connection]]:
     """Sessions that cannot write: one for long snapshots, one for what is current, one for what takes its time."""
-    sessions: list[asyncpg.Connection] = []
+    extra = {"default_transaction_read_only": "on"}
+    opening = [
+        asyncio.create_task(db.connect(settings, role=_ROLE, statement=statement, idle=_READING, extra=extra))
+        for statement in (_READING, _STATEMENT, _STATEMENT)
+    ]
     try:
-        for statement in (_READING, _STATEMENT, _STATEMENT):
-            extra = {"default_transaction_read_only": "on"}
-            sessions.append(await db.connect(settings, role=_ROLE, statement=statement, idle=_READING, extra=extra))
-        yield sessions
+        yield [await each for each in opening]
     except db.DRIVER_ERRORS as error:
         if db.sqlstate(error) in _UNDEFINED:
             raise SchemaError("the outbox is not in this database, or an older one: run `outbox migrate`") from error
@@ -118,6 +127,9 @@ async def _sessions(settings: Settings) -> AsyncIterator[list[asyncpg.Connection
             raise db.unavailable(error) from error
         raise
     finally:
-        # Whatever they are still doing, nobody waits for it.
-        for session in sessions:
-            session.terminate()
+        for each in opening:
+            each.cancel()
+        for session in await asyncio.gather(*opening, return_exceptions=True):
+            if isinstance(session, asyncpg.Connection):
+                # Whatever it is still doing, nobody waits for it.
+                session.terminate()

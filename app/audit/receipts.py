@@ -1,23 +1,22 @@
 """The receipts of a topic, by partition and offset, a few thousand at a time.
 
-They come as PostgreSQL's binary COPY: rows of one width, which `struct` takes apart without an object for each column.
+They come as PostgreSQL's binary COPY: rows of one width, which `struct` takes apart many at a time. They are handed out
+in columns: a tuple for each would cost more, most of it in the garbage collector, than everything else here.
 PostgreSQL sorts them, on its disk if need be, and waits while nobody takes them.
 """
 
 import asyncio
 import struct
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
-from app.kafka.log import Bounds
-
-Receipt: TypeAlias = tuple[int, int, bytes, int, int]
-"""Partition, offset, message id as text, fingerprint (unsigned), id of the message (-1 when it was not kept)."""
+from app.kafka.walk import Bounds
 
 WHOLE = Bounds(-1, (1 << 63) - 1)
 """All offsets that there can be."""
@@ -32,7 +31,9 @@ _COPY = """
 """
 
 # Number of columns, then each column's length before it.
-_ROW = struct.Struct(">2x 4xi 4xq 4x36s 4xQ 4xq")
+_ROW = "2x 4xi 4xq 4x36s 4xQ 4xq"
+_COLUMNS = 5
+_ONE, _MANY = struct.Struct(f">{_ROW}"), struct.Struct(f">{_ROW * 64}")
 _HEADER = 19
 _AHEAD = 8
 """Pieces that wait for being read; PostgreSQL's are of about 64 KiB at most."""
@@ -43,6 +44,31 @@ _ALL_DAY = timedelta(days=1)
 _Pieces: TypeAlias = "asyncio.Queue[bytes | Exception | None]"
 
 
+class Receipt(NamedTuple):
+    """Where a record is, its message's id as text, fingerprint (unsigned), and number (-1 when it was not kept)."""
+
+    offset: int
+    message_id: bytes
+    fingerprint: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipted:
+    """Receipts of a partition, by offset. One list for each thing; see `Receipt`."""
+
+    offsets: list[int] = field(default_factory=list)
+    message_ids: list[bytes] = field(default_factory=list)
+    fingerprints: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __iter__(self) -> Iterator[Receipt]:
+        return map(Receipt, self.offsets, self.message_ids, self.fingerprints, self.numbers)
+
+
 class Receipts:
     """What is still to come of a topic's receipts. To be asked for partitions and offsets in rising order only."""
 
@@ -50,21 +76,26 @@ class Receipts:
         self._pieces = pieces
         self._left = b""
         self._begun = False
-        self._rows: list[Receipt] = []
+        self._fields: list[Any] = []
+        """Of rows, one after the other."""
         self._ended = False
         self.taken = 0
         """How many were handed out."""
 
-    async def until(self, partition: int, end: int, *, most: int | None = None) -> list[Receipt]:
+    async def until(self, partition: int, end: int, *, most: int | None = None) -> Receipted:
         """The next receipts before this place; with `most` about so many of them, and none only when there are none."""
-        while not self._ended and (not self._rows or self._rows[-1][:2] < (partition, end)):
-            if most is not None and len(self._rows) >= most:
+        while not self._ended and (not self._fields or self._place(-_COLUMNS) < (partition, end)):
+            if most is not None and len(self._fields) >= most * _COLUMNS:
                 break
             await self._read()
-        cut = bisect_left(self._rows, (partition, end))
-        found, self._rows = self._rows[:cut], self._rows[cut:]
-        self.taken += len(found)
-        return found
+        places = range(0, len(self._fields), _COLUMNS)
+        cut = bisect_left(places, (partition, end), key=self._place) * _COLUMNS
+        fields, self._fields = self._fields[:cut], self._fields[cut:]
+        self.taken += cut // _COLUMNS
+        return Receipted(*(fields[column::_COLUMNS] for column in range(1, _COLUMNS)))
+
+    def _place(self, position: int) -> tuple[int, int]:
+        return self._fields[position], self._fields[position + 1]
 
     async def skip(self, partition: int, end: int) -> int:
         """Leave out the next receipts before this place; how many these were."""
@@ -80,16 +111,18 @@ class Receipts:
         if piece is None:
             self._ended = True
             return
-        buffer = self._left + piece
-        start = 0
+        buffer, start = memoryview(self._left + piece), 0
         if not self._begun:
             if len(buffer) < _HEADER:
-                self._left = buffer
+                self._left = bytes(buffer)
                 return
             start, self._begun = _HEADER, True
-        whole = (len(buffer) - start) // _ROW.size * _ROW.size
-        self._rows += _ROW.iter_unpack(memoryview(buffer)[start : start + whole])
-        self._left = buffer[start + whole :]
+        for rows in (_MANY, _ONE):
+            whole = start + (len(buffer) - start) // rows.size * rows.size
+            for fields in rows.iter_unpack(buffer[start:whole]):
+                self._fields += fields
+            start = whole
+        self._left = bytes(buffer[start:])
 
 
 @asynccontextmanager

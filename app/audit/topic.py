@@ -6,13 +6,15 @@ from datetime import timedelta
 from functools import partial
 
 from app.audit import known
-from app.audit.comparison import Comparison, Tally
+from app.audit.case import Case, Tally
+from app.audit.comparison import Comparison
 from app.audit.findings import Where
 from app.audit.receipts import WHOLE, Receipts, receipts
 from app.audit.report import Kind, TopicCounts
 from app.audit.scratch import Scratch
 from app.audit.work import Work
-from app.kafka.log import Bounds
+from app.kafka.skim import Skimmed
+from app.kafka.walk import Bounds
 
 _AT_ONCE = 5000
 """Rows of one look-up."""
@@ -26,8 +28,6 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
     """Compare a topic's records with its receipts; what is found goes to the findings of `work`."""
     tally = Tally()
     partitions = await work.log.partitions(topic)
-    count, some = await known.elsewhere(work.current, topic, partitions, work.findings.examples)
-    work.findings.add_all(Kind.LOST, count, some)
     with Scratch() as scratch:
         async with work.snapshot.transaction(isolation="repeatable_read", readonly=True):
             await known.take_snapshot(work.snapshot)
@@ -36,20 +36,28 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
             chosen = {number: await work.bounds(topic, number, log) for number, log in logs.items()}
             wanted = {number: _receipted(work, logs[number], chosen[number]) for number in partitions}
             async with receipts(work.snapshot, topic, wanted) as stream:
-                for number in partitions:
-                    comparison = Comparison(
-                        topic,
-                        number,
-                        findings=work.findings,
-                        tally=tally,
-                        scratch=scratch,
-                        find=partial(known.find, work.current),
-                        compacted=compacted,
-                        whole=chosen[number].first == 0,
-                    )
-                    tally.no_longer_there += await stream.skip(number, chosen[number].first)
-                    await _compare(work, comparison, stream, topic=topic, partition=number, bounds=chosen[number])
-                    await _behind_the_end(work, stream, topic, number, wanted[number].end)
+                comparison: Comparison | None = None
+                async for chunk in work.log.skim(topic, chosen):
+                    number, bounds = chunk.partition, chosen[chunk.partition]
+                    if comparison is None or chunk.first == bounds.first:
+                        comparison = Comparison(
+                            Case(
+                                topic=topic,
+                                partition=number,
+                                findings=work.findings,
+                                tally=tally,
+                                scratch=scratch,
+                                find=partial(known.find, work.current),
+                                compacted=compacted,
+                                whole=bounds.first == 0,
+                            )
+                        )
+                        tally.no_longer_there += await stream.skip(number, bounds.first)
+                    await _compare(comparison, chunk, stream)
+                    if chunk.end == bounds.end:
+                        await _behind_the_end(work, stream, topic, number, wanted[number].end)
+                    work.advance(topic, chunk.end - chunk.first)
+                    await asyncio.sleep(0)
                 tally.receipts = stream.taken
         await _look_again(work, topic, scratch, tally)
     return TopicCounts(topic=topic, **asdict(tally))
@@ -69,24 +77,19 @@ def _receipted(work: Work, log: Bounds, chosen: Bounds) -> Bounds:
     return Bounds(first, end)
 
 
-async def _compare(
-    work: Work, comparison: Comparison, stream: Receipts, *, topic: str, partition: int, bounds: Bounds
-) -> None:
-    async for chunk in work.log.skim(topic, partition, bounds):
-        if chunk.offsets:
-            await comparison.compare(chunk, await stream.until(partition, chunk.end))
-        else:
-            # Any number of offsets, so any number of receipts.
-            while rows := await stream.until(partition, chunk.end, most=_AT_ONCE):
-                await comparison.compare(chunk, rows)
-        work.advance(topic, chunk.end - chunk.first)
-        await asyncio.sleep(0)
+async def _compare(comparison: Comparison, chunk: Skimmed, stream: Receipts) -> None:
+    if chunk.offsets:
+        await comparison.compare(chunk, await stream.until(chunk.partition, chunk.end))
+    else:
+        # Any number of offsets, so any number of receipts.
+        while rows := await stream.until(chunk.partition, chunk.end, most=_AT_ONCE):
+            await comparison.compare(chunk, rows)
 
 
 async def _behind_the_end(work: Work, stream: Receipts, topic: str, partition: int, end: int) -> None:
     """Receipts that name places which the log has not reached, or not any more."""
     while rows := await stream.until(partition, end, most=_AT_ONCE):
-        for _, offset, message_id, *_ in rows:
+        for offset, message_id, *_ in rows:
             work.findings.add(Kind.LOST, message_id, Where(topic, partition, offset), "the log ends before")
 
 

@@ -7,7 +7,8 @@ import asyncpg
 
 from app.audit.findings import Findings
 from app.audit.scope import Progress, Scope
-from app.kafka.log import Bounds, Log
+from app.kafka.log import Log
+from app.kafka.walk import Bounds
 from app.settings import Settings
 
 

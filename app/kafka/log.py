@@ -5,11 +5,11 @@ It asks only for what is there: naming a topic in a request for metadata could m
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self
 
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
@@ -31,9 +31,8 @@ from app.errors import BrokerUnavailable, OutboxError
 from app.kafka.chunks import PORTION, Chunk, chunks, present
 from app.kafka.records import CorruptBatch, records
 from app.kafka.skim import Skimmed, Unpacked, skim, unpack
+from app.kafka.walk import Bounds, walk
 from app.settings import KafkaSettings
-
-_T = TypeVar("_T")
 
 _START = timedelta(seconds=15)
 _PATIENCE = timedelta(seconds=30)
@@ -46,13 +45,6 @@ _UNCOMMITTED, _COMMITTED = 0, 1
 _EARLIEST, _LATEST = -2, -1
 _NEW_LAYOUT = 11
 """From this version on, an answer's aborted transactions are not the field before the records."""
-
-
-class Bounds(NamedTuple):
-    """The present log: the first offset, and the one after the last."""
-
-    first: int
-    end: int
 
 
 class Log:
@@ -107,7 +99,10 @@ class Log:
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         """The log, now; what belongs to a transaction that has not ended included."""
-        return Bounds(await self._offset(topic, partition, _EARLIEST), await self._offset(topic, partition, _LATEST))
+        return Bounds(await self._beginning(topic, partition), await self._offset(topic, partition, _LATEST))
+
+    async def _beginning(self, topic: str, partition: int) -> int:
+        return await self._offset(topic, partition, _EARLIEST)
 
     async def committed_end(self, topic: str, partition: int) -> int:
         """The offset up to which all transactions have ended."""
@@ -137,62 +132,31 @@ class Log:
 
         Then the bounds must not reach further than `committed_end`. Raises CorruptBatch, after all that is before it.
         """
-        fetch = partial(self._whole, isolation=_COMMITTED if committed else _UNCOMMITTED)
-        async for batches, start, stop, _ in self._walk(topic, partition, bounds, fetch):
-            for chunk in chunks(batches, start, stop):
+        fetch = partial(self._whole, topic, isolation=_COMMITTED if committed else _UNCOMMITTED)
+        async for answer in walk({partition: bounds}, fetch, partial(self._beginning, topic)):
+            for chunk in chunks(answer.found, answer.first, answer.end):
                 yield chunk
 
-    async def skim(self, topic: str, partition: int, bounds: Bounds) -> AsyncIterator[Skimmed]:
-        """All records inside `bounds`, aborted ones too; three times as fast, without what the auditor does not need.
+    async def skim(self, topic: str, wanted: Mapping[int, Bounds]) -> AsyncIterator[Skimmed]:
+        """All records inside these bounds of partitions, one partition after the other; aborted records, too.
 
+        At least one chunk of each partition. Three times as fast as `read`, without what the auditor does not need.
         Nobody's open transaction holds this up: the end of the log is where the relays have got to.
         """
-        async for batches, start, stop, gone in self._walk(topic, partition, bounds, self._unpacked):
-            skimmed, begin = Skimmed(start, stop, gone=gone), start
-            for batch in batches:
+        async for answer in walk(wanted, partial(self._unpacked, topic), partial(self._beginning, topic)):
+            skimmed, begin = Skimmed(answer.partition, answer.first, answer.end, gone=answer.gone), answer.first
+            for batch in answer.found:
                 try:
                     skim(batch, skimmed)
                 except IndexError as error:
-                    raise CorruptBatch(topic, partition, batch.following) from error
-                if len(skimmed.offsets) >= PORTION and batch.following < stop:
+                    raise CorruptBatch(topic, answer.partition, batch.following) from error
+                if len(skimmed.offsets) >= PORTION and batch.following < answer.end:
                     skimmed.cut(begin, batch.following)
                     yield skimmed
                     begin = batch.following
-                    skimmed = Skimmed(begin, stop)
-            skimmed.cut(begin, stop)
+                    skimmed = Skimmed(answer.partition, begin, answer.end)
+            skimmed.cut(begin, answer.end)
             yield skimmed
-
-    async def _walk(
-        self,
-        topic: str,
-        partition: int,
-        bounds: Bounds,
-        fetch: "Callable[..., Coroutine[Any, Any, tuple[list[_T], int]]]",
-    ) -> "AsyncIterator[tuple[list[_T], int, int, bool]]":
-        """What each answer holds, from which offset up to which, and whether that is no longer there.
-
-        The next answer is fetched, and prepared in a thread, while the last is looked at.
-        """
-        position, end = bounds
-        fetching = asyncio.create_task(fetch(topic, partition, position)) if position < end else None
-        try:
-            while fetching is not None:
-                try:
-                    found, following = await fetching
-                    gone = False
-                except OffsetOutOfRangeError:
-                    beginning = (await self.bounds(topic, partition)).first
-                    gone = position < beginning
-                    found, following = [], beginning if gone else end
-                stop = min(following, end)
-                fetching = asyncio.create_task(fetch(topic, partition, stop)) if stop < end else None
-                yield found, position, stop, gone
-                position = stop
-        finally:
-            if fetching is not None:
-                fetching.cancel()
-                # Whoever stops here does not want to know how the next one ended.
-                fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def record(self, topic: str, partition: int, offset: int) -> Any | None:
         """The record at this place; None when there is none, any more."""

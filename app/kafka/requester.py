@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from app.broker import connection_options
 from app.errors import BrokerUnavailable
-from app.kafka.reader import Record
+from app.kafka.log import Log
+from app.kafka.reader import PAUSE, Reader, Record
 from app.settings import KafkaSettings
 
 CORRELATION_ID = "correlation-id"
@@ -30,23 +31,22 @@ async def ask(
 
     Raises BrokerUnavailable when no broker answers, or there is no such topic.
     """
-    options = connection_options(settings)
-    consumer = AIOKafkaConsumer(**options, group_id=None, fetch_max_wait_ms=10, check_crcs=settings.kafka_check_crcs)
-    producer = AIOKafkaProducer(**options, acks="all", enable_idempotence=True)
+    producer = AIOKafkaProducer(**connection_options(settings), acks="all", enable_idempotence=True)
     try:
-        async with asyncio.timeout(patience.total_seconds()):
-            await consumer.start()
+        async with asyncio.timeout(patience.total_seconds()), Log(settings) as log:
+            partitions = await log.partitions(reply_topic)
+            while not partitions:
+                await asyncio.sleep(PAUSE.total_seconds())
+                partitions = await log.partitions(reply_topic)
             # From the end as it is before the request: the reply comes after it.
-            await _assign_end(consumer, reply_topic)
+            replies = await Reader.at(log, [reply_topic], end=True)
             await producer.start()
             await producer.send_and_wait(topic, value, key=key, headers=[*headers, (CORRELATION_ID, correlation_id)])
             while True:
-                for batch in (await consumer.getmany(timeout_ms=100)).values():
-                    for each in batch:
-                        if (CORRELATION_ID, correlation_id) in each.headers:
-                            return Record(
-                                each.topic, each.partition, each.offset, each.key, tuple(each.headers), each.value
-                            )
+                for each in await replies.more():
+                    if (CORRELATION_ID, correlation_id) in each.headers:
+                        return each
+                await asyncio.sleep(PAUSE.total_seconds())
     except TimeoutError:
         return None
     except (KafkaError, OSError) as error:
@@ -54,17 +54,4 @@ async def ask(
             f"{settings.kafka_bootstrap_servers} does not take it ({type(error).__name__})"
         ) from error
     finally:
-        await consumer.stop()
         await producer.stop()
-
-
-async def _assign_end(consumer: AIOKafkaConsumer, topic: str) -> None:
-    consumer.subscribe([topic])
-    while not (numbers := consumer.partitions_for_topic(topic)):
-        await consumer.topics()  # asks the cluster anew
-        await asyncio.sleep(0.05)
-    consumer.unsubscribe()
-    partitions = [TopicPartition(topic, number) for number in numbers]
-    consumer.assign(partitions)
-    for partition, end in (await consumer.end_offsets(partitions)).items():
-        consumer.seek(partition, end)

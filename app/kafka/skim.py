@@ -5,7 +5,7 @@ record that come as the relay writes them are recognised by their bytes, and the
 version 2 of Kafka's record batch (KIP-98, KIP-82): a header, then records whose lengths are zigzag varints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,10 +18,11 @@ _HEADER = 61
 """Bytes before the records."""
 _COUNT = slice(57, 61)
 _MAGIC, _VERSION = 16, 2
-_LENGTH, _AFTER_LENGTH = slice(8, 12), 12
+_LENGTH, _AFTER_LENGTH = 8, 12
 # The first headers, as the relay writes them; the message id follows.
 _OURS = b"\x1cce_specversion\x061.0\x0ace_id\x48"
-_ID = 36
+_BEFORE_ID, _ID = 1 + len(_OURS), 36
+"""The number of headers is one byte, or these are not all ours."""
 _DECODE: dict[int, Callable[[bytes], bytes]] = {
     0: bytes,
     1: codec.gzip_decode,
@@ -31,16 +32,19 @@ _DECODE: dict[int, Callable[[bytes], bytes]] = {
 }
 _MORE = 128
 """A byte from here on is not the last of its varint."""
+_NULL = 1
+"""A length, zigzag: of a key, value or header that is not there."""
 
 
 @dataclass(slots=True)
 class Skimmed:
-    """Records with offsets from `first` up to `end`, by offset; there are none but these. One list for each thing.
+    """A partition's records from `first` up to `end`, by offset; there are none but these. One list for each thing.
 
     `timestamps` (milliseconds) are the latest of each record's batch. `message_ids` are None where a record has no
     `ce_id` beside a `ce_specversion`; of several the first counts. `gone`: the log no longer begins before `end`.
     """
 
+    partition: int
     first: int
     end: int
     gone: bool = False
@@ -81,7 +85,8 @@ def slices(raw: bytes) -> list[tuple[Any, bytes]]:
     found, position = [], 0
     records = MemoryRecords(raw)
     while records.has_next():
-        end = position + _AFTER_LENGTH + int.from_bytes(raw[position:][_LENGTH], "big")
+        after_length = position + _AFTER_LENGTH
+        end = after_length + int.from_bytes(raw[position + _LENGTH : after_length], "big")
         found.append((records.next_batch(), raw[position:end]))
         position = end
     return found
@@ -98,7 +103,7 @@ def unpack(batch: Any, raw: bytes) -> Unpacked:
     return Unpacked(batch.base_offset, batch.next_offset, batch.max_timestamp, count, bytes(data))
 
 
-def skim(batch: Unpacked, into: Skimmed) -> None:  # noqa: C901, PLR0912, PLR0915 - calls would double its time
+def skim(batch: Unpacked, into: Skimmed) -> None:  # noqa: C901, PLR0912 - calls would double its time
     """Add the records of a batch. Raises IndexError where the bytes are not what they should be."""
     into.timestamps += [batch.timestamp] * batch.count
     if batch.records:
@@ -107,10 +112,9 @@ def skim(batch: Unpacked, into: Skimmed) -> None:  # noqa: C901, PLR0912, PLR091
         into.values += [record.value for record in batch.records]
         into.message_ids += [None] * batch.count
         return
-    data, base, position = batch.data, batch.base, 0
-    add_offset, add_key, add_value = into.offsets.append, into.keys.append, into.values.append
-    add_message_id = into.message_ids.append
-    skip = len(_OURS) + 1  # the number of headers is one byte, or these are not all ours
+    into.offsets += _offsets(batch)
+    data, position = batch.data, 0
+    keys, values, message_ids = into.keys, into.values, into.message_ids
     for _ in range(batch.count):
         # Numbers of one and two bytes are nearly all there are: no call for them.
         number, high = data[position], data[position + 1]
@@ -126,41 +130,44 @@ def skim(batch: Unpacked, into: Skimmed) -> None:  # noqa: C901, PLR0912, PLR091
         while data[position] >= _MORE:  # the time, as a distance
             position += 1
         position += 1
-        number, high = data[position], data[position + 1]
-        if number < _MORE:
+        while data[position] >= _MORE:  # the offset, as a distance
             position += 1
-        elif high < _MORE:
-            number += (high - 1) << 7
-            position += 2
-        else:
-            number, position = varint(data, position)
-        add_offset(base + (number >> 1))
+        position += 1
         number, position = (data[position], position + 1) if data[position] < _MORE else varint(data, position)
-        if number == 1:
-            add_key(None)
-        else:
-            end = position + (number >> 1)
-            add_key(data[position:end])
-            position = end
-        number, high = data[position], data[position + 1]
+        end = position + (number >> 1)
+        keys.append(data[position:end] if number != _NULL else None)
+        number = data[end]
         if number < _MORE:
-            position += 1
-        elif high < _MORE:
+            position = end + 1
+        elif (high := data[end + 1]) < _MORE:
             number += (high - 1) << 7
-            position += 2
+            position = end + 2
         else:
-            number, position = varint(data, position)
-        if number == 1:
-            add_value(None)
+            number, position = varint(data, end)
+        end = position + (number >> 1)
+        values.append(data[position:end] if number != _NULL else None)
+        position = end + _BEFORE_ID
+        if data[end + 1 : position] == _OURS:
+            message_ids.append(data[position : position + _ID])
         else:
-            end = position + (number >> 1)
-            add_value(data[position:end])
-            position = end
-        if data.startswith(_OURS, position + 1):
-            add_message_id(data[position + skip : position + skip + _ID])
-        else:
-            add_message_id(_message_id(data, position))
+            message_ids.append(_message_id(data, end))
         position = following
+    if position != len(data):
+        raise IndexError("the records do not end where their batch does")
+
+
+def _offsets(batch: Unpacked) -> Iterable[int]:
+    """Offsets rise, so where there are as many as records none is missing; else something was compacted."""
+    if batch.following - batch.base == batch.count:
+        return range(batch.base, batch.following)
+    data, position, found = batch.data, 0, []
+    for _ in range(batch.count):
+        number, position = varint(data, position)
+        _, behind_time = varint(data, position + 1)
+        distance, _ = varint(data, behind_time)
+        found.append(batch.base + (distance >> 1))
+        position += number >> 1
+    return found
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
@@ -181,7 +188,7 @@ def _message_id(data: bytes, position: int) -> bytes | None:
         size, position = varint(data, position)
         name = data[position : position + (size >> 1)]
         size, position = varint(data, position + (size >> 1))
-        if size != 1:  # null
+        if size != _NULL:
             found.setdefault(name, data[position : position + (size >> 1)])
             position += size >> 1
     return found.get(b"ce_id") if b"ce_specversion" in found else None

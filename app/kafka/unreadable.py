@@ -12,8 +12,9 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from app.kafka.input import Input
-from app.kafka.log import Bounds, Log
+from app.kafka.log import Log
 from app.kafka.records import CorruptBatch, is_unreadable
+from app.kafka.walk import Bounds
 from app.settings import Settings
 
 HEADER_NOT_UTF8 = "HEADER_NOT_UTF8"

@@ -17,7 +17,7 @@ from app.settings import Settings
 from app.tasks import service
 from app.tasks.events import problem
 from app.tasks.outcomes import TaskType
-from app.tasks.schemas import Finished, Result, ResultId, State, Task, Unfinished, new_task_type
+from app.tasks.schemas import Finished, Result, ResultId, State, Task, TaskNumber, Unfinished, new_task_type
 from app.tasks.service import Accepted
 from app.tasks.waiting import Waiting
 
@@ -25,9 +25,8 @@ PATH = "/api/integration_service"
 
 _LOCATION = {"description": "Where to ask how far the task is.", "schema": {"type": "string"}}
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,6})\"?(?=$|[,;\s])", re.IGNORECASE)
-_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 
-_TaskNumber = Annotated[int, Path(ge=_SMALLEST, le=_LARGEST, description="Number of the task.")]
+_TaskNumber = Annotated[TaskNumber, Path(description="Number of the task.")]
 _ResultNumber = Annotated[ResultId, Path()]
 
 

@@ -23,9 +23,10 @@ def _number(value: object) -> object:
     return value
 
 
+TaskNumber = Annotated[int, Field(ge=-_LARGEST - 1, le=_LARGEST)]
 TaskId = Annotated[
-    int,
-    Field(strict=True, ge=-_LARGEST - 1, le=_LARGEST),
+    TaskNumber,
+    Field(strict=True),
     BeforeValidator(_number),
     Field(
         description="Number of the task, chosen by who sends it; as a number or a string of digits.",

@@ -6,11 +6,12 @@ from functools import partial
 
 import pytest
 
-from app.audit import Kind, Report, Scope, comparison
+from app.audit import Kind, Report, Scope, order
 from app.audit.order import KeyOrder
 from app.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, NotFound, SchemaError
 from app.kafka import log
-from app.kafka.log import Bounds, Log
+from app.kafka.log import Log
+from app.kafka.walk import Bounds
 from relay.partitioner import partition_of
 from tests.auditing import PARTITIONS, Scene, found, only, scene_on
 from tests.ledger import Added
@@ -341,7 +342,7 @@ async def test_what_is_delivered_meanwhile_is_neither_lost_nor_invented(
 
 async def test_keys_that_memory_does_not_hold_are_in_order_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "PORTION", 2)
-    monkeypatch.setattr(comparison, "KeyOrder", partial(KeyOrder, most=2))
+    monkeypatch.setattr(order, "KeyOrder", partial(KeyOrder, most=2))
     keys = [key for key in (b"key-%d" % n for n in range(90)) if partition_of(key, PARTITIONS) == 0]
     first, second, *others = await scene.add((keys[0], b"1"), (keys[0], b"2"), *((key, b"") for key in keys[1:20]))
     *_, late = await scene.deliver_by_hand([second, *others, first])

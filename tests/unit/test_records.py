@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.kafka import records as module
@@ -24,6 +24,7 @@ def _fields(record: Any) -> tuple[object, ...]:
     return record.offset, record.timestamp, record.key, record.value, list(record.headers)
 
 
+@settings(deadline=None)  # some examples are large
 @given(_RECORDS, st.booleans())
 def test_by_hand_it_is_what_the_library_reads(given_records: list[Record], zstd: bool) -> None:
     ((read, raw),) = slices(batch(given_records, zstd=zstd))

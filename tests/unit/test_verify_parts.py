@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audit.findings import Findings, Where
+from app.audit.fingerprints import content_hashes, key_hashes
 from app.audit.order import KeyOrder
 from app.audit.receipts import Receipts
 from app.audit.report import Kind
@@ -22,6 +23,14 @@ _BYTES = st.one_of(st.none(), st.binary())
 @given(_BYTES, _BYTES)
 def test_both_ways_to_a_fingerprint_agree(key: bytes | None, payload: bytes | None) -> None:
     assert content_hash(key_hash(key), payload) == fingerprint(SimpleNamespace(key=key, payload=payload)) % (1 << 64)
+
+
+@given(st.lists(st.tuples(_BYTES, _BYTES)))
+def test_fingerprints_of_many_are_those_of_each(contents: list[tuple[bytes | None, bytes | None]]) -> None:
+    hashes = key_hashes([key for key, _ in contents])
+    assert hashes == [key_hash(key) for key, _ in contents]
+    found = content_hashes(hashes, [payload for _, payload in contents])
+    assert found == [content_hash(key_hash(key), payload) for key, payload in contents]
 
 
 def test_absent_is_not_empty() -> None:
@@ -40,7 +49,7 @@ def _copied(rows: list[tuple[int, int]]) -> bytes:
 
 @pytest.mark.parametrize("size", [1, 7, 19, 86, 1000, 100_000])
 async def test_receipts_come_whole_however_they_are_cut(size: int) -> None:
-    places = [(partition, offset) for partition in (0, 2) for offset in range(0, 90, 3)]
+    places = [(partition, offset) for partition in (0, 2) for offset in range(0, 600, 3)]
     copied = _copied(places)
     pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
     for start in range(0, len(copied), size):
@@ -48,11 +57,11 @@ async def test_receipts_come_whole_however_they_are_cut(size: int) -> None:
     pieces.put_nowait(None)
     receipts = Receipts(pieces)
     found = [await receipts.until(0, 30), await receipts.until(0, 30), await receipts.until(0, 1000)]
-    assert [[row[:2] for row in rows] for rows in found] == [places[:10], [], places[10:30]]
-    assert found[0][1] == (0, 3, b"%036d" % 3, (1 << 64) - 1, -1)
+    assert [rows.offsets for rows in found] == [list(range(0, 30, 3)), [], list(range(30, 600, 3))]
+    assert list(found[0])[1] == (3, b"%036d" % 3, (1 << 64) - 1, -1)
     assert await receipts.skip(2, 10) == 4
-    assert len(await receipts.until(2, 1000)) == 26
-    assert (receipts.taken, await receipts.until(3, 1000)) == (60, [])
+    assert len(await receipts.until(2, 1000)) == 196
+    assert (receipts.taken, len(await receipts.until(3, 1000))) == (400, 0)
 
 
 async def test_whoever_asks_for_receipts_hears_of_errors() -> None:

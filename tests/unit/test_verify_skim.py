@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.kafka.skim import Skimmed, skim, slices, unpack
@@ -39,7 +39,7 @@ def _batch(records: list[dict[str, Any]], *, codec: int = 0, base: int = 0) -> b
 
 
 def _skimmed(raw: bytes, first: int = 0, end: int = 1 << 62) -> Skimmed:
-    result = Skimmed(first, end)
+    result = Skimmed(0, first, end)
     for batch, part in slices(raw):
         skim(unpack(batch, part), result)
     result.cut(first, end)
@@ -54,6 +54,7 @@ def _message_id(headers: list[tuple[str, bytes | None]]) -> bytes | None:
     return values.get("ce_id") if "ce_specversion" in values else None
 
 
+@settings(deadline=None)  # some examples are large
 @given(st.lists(st.lists(_RECORD, min_size=1, max_size=80), min_size=1, max_size=3), st.sampled_from([0, 1, 2, 3, 4]))
 def test_it_finds_what_the_client_library_finds(batches: list[list[dict[str, Any]]], codec: int) -> None:
     raw = b"".join(_batch(each, codec=codec, base=number * 1000) for number, each in enumerate(batches))
@@ -71,6 +72,16 @@ def test_many_records_have_long_numbers() -> None:
     found = _skimmed(_batch([record] * 20_000, codec=4, base=5))
     assert found.offsets == list(range(5, 20_005))
     assert found.message_ids == [_ID] * 20_000
+
+
+def test_what_compaction_took_out_is_not_there() -> None:
+    left = [0, 3, 70, 9000]
+    builder = DefaultRecordBatchBuilder(2, 4, 0, -1, -1, -1, 1 << 30)
+    for offset in left:
+        builder.append(offset, 1_700_000_000_000, b"%d" % offset, b"v", list(_OURS))
+    found = _skimmed(struct.pack(">q", 5) + bytes(builder.build())[8:])
+    assert found.offsets == [5 + offset for offset in left]
+    assert found.keys == [b"%d" % offset for offset in left]
 
 
 def test_only_what_was_asked_for() -> None:
@@ -95,8 +106,10 @@ def test_a_batch_that_is_cut_off_is_not_there() -> None:
     assert _skimmed(raw + raw[:-1]).offsets == [0]
 
 
-def test_bytes_that_are_no_records_are_an_error() -> None:
-    raw = bytearray(_batch([{"timestamp": 1, "key": b"k", "value": b"v", "headers": []}]))
-    raw[60] = 9  # nine records, says the header
+@pytest.mark.parametrize(("records", "last"), [(9, 0), (9, 8), (1, 0)])
+def test_bytes_that_are_no_records_are_an_error(records: int, last: int) -> None:
+    record = {"timestamp": 1, "key": b"k", "value": b"v", "headers": []}
+    raw = bytearray(_batch([record] * 2))
+    raw[60], raw[26] = records, last  # how many there are, and the last one's offset, says the header
     with pytest.raises(IndexError):
         _skimmed(bytes(raw))
