@@ -28,21 +28,22 @@ _QUEUE = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'outbox
 
 async def test_slow_queries_hold_all_connections_of_the_api(kafka: Kafka, database_url: str) -> None:
     async with service_on(kafka, database_url, api_pool_size=2) as service:
-        engine, over = service.api.engine, asyncio.Event()
+        over = asyncio.Event()
 
         async def slow() -> None:
-            while not over.is_set():
-                async with engine.connect() as connection:
-                    await connection.exec_driver_sql("SELECT pg_sleep(2)")
+            async with service.api.engine.connect() as connection:
+                while not over.is_set():
+                    await connection.exec_driver_sql("SELECT pg_sleep(1)")
 
-        hogs = [asyncio.create_task(slow()) for _ in range(8)]
-        try:
-            await service.refuses()
-            # Each role has a pool of its own: requests over Kafka and their replies do not wait.
-            await service.goes_on_without_the_api()
-        finally:
-            over.set()
-            await asyncio.gather(*hogs, return_exceptions=True)
+        async with asyncio.TaskGroup() as hogs:
+            for _ in range(service.settings.api_pool_size):
+                hogs.create_task(slow())
+            try:
+                await service.refuses()
+                # Each role has a pool of its own: requests over Kafka and their replies do not wait.
+                await service.goes_on_without_the_api()
+            finally:
+                over.set()
         await service.goes_on()
         service.refused_soon()
 
