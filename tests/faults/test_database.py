@@ -59,7 +59,9 @@ async def test_a_network_that_drops_everything(kafka: Kafka, database_url: str, 
     async with service_on(kafka, database_url, through=proxy.through(database_url)) as service:
         for _ in range(2):
             proxy.pause()
-            await service.refuses()
-            proxy.resume()
+            try:
+                await service.refuses()
+            finally:
+                proxy.resume()
             await service.goes_on()
         service.refused_soon()
