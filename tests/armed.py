@@ -26,6 +26,7 @@ from tests.waiting import until
 _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(["tests.armed", "app.main", "app.worker", "app.cli.services", "relay.loop"])
 _LONG = timedelta(seconds=60)
+_STRUCK = "the fault strikes"
 
 Program = Callable[[list[str]], None]
 
@@ -49,6 +50,10 @@ class Child:
             return word in self.log
 
         await until(said, _LONG)
+
+    async def is_struck(self) -> None:
+        """Wait until its fault has struck."""
+        await self.says(_STRUCK)
 
     def lives(self) -> None:
         """Fail the test unless it runs."""
@@ -124,10 +129,14 @@ def _run(fault: Fault | None, program: Program, command: list[str], environment:
     run(fault, program, command)
 
 
+def _tell() -> None:
+    os.write(sys.stdout.fileno(), f"{_STRUCK}\n".encode())
+
+
 def run(fault: Fault | None, program: Program, command: Sequence[str]) -> None:
     """Run the program in this process, with this fault."""
     if fault is not None:
-        failpoints.hook = Armed(fault)
+        failpoints.hook = Armed(fault, tell=_tell)
     program(list(command))
 
 

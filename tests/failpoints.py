@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -44,10 +44,11 @@ class Fault:
 
 
 class Armed:
-    """The hook of a process with a fault, which strikes once."""
+    """The hook of a process with a fault, which strikes once, and calls `tell` when it does."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Fault, tell: Callable[[], None] = lambda: None) -> None:
         self._fault = fault
+        self._tell = tell
         self._reached = 0
         self.struck = asyncio.Event()
 
@@ -59,6 +60,7 @@ class Armed:
         if self._reached != fault.nth:
             return
         self.struck.set()
+        self._tell()
         match fault.action:
             case Action.EXIT:
                 os._exit(EXIT_STATUS)

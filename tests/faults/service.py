@@ -87,7 +87,7 @@ class Service:
         before = len(self.refused)
 
         async def enough() -> bool:
-            self._clients_go_on()
+            self.clients_go_on()
             return len(self.refused) - before >= much
 
         await until(enough, HEALED)
@@ -105,14 +105,14 @@ class Service:
             )
         )
 
-    def _clients_go_on(self) -> None:
+    def clients_go_on(self) -> None:
         """Fail the test with what a client has failed with."""
         for client in self.clients:
             if client.done():
                 client.result()
 
     async def _progress(self) -> tuple[int, ...]:
-        self._clients_go_on()
+        self.clients_go_on()
         stored = await self.users.connection.fetchval("SELECT count(*) FROM users")
         return len(self.ids), int(stored), await self.delivered(self.settings.users_responses_topic)
 
