@@ -78,7 +78,6 @@ async def test_the_coordinator_dies(
         member, victim = consumer._member, coordinator(consumer).coordinator_id
         await kafka.brokers.kill(victim)
         await send(kafka, users, range(20, 40))
-        await answered(users, 40)
 
         async def another_one() -> bool:
             return coordinator(consumer).coordinator_id not in (victim, None)
@@ -88,17 +87,18 @@ async def test_the_coordinator_dies(
                 return bool(await admin.find_coordinator(users.settings.users_group) == victim)
 
         await until(another_one, LONG)
+        await answered(users, 40)
         await all_told(kafka, users, 40)
         with refusals(caplog) as seen:
             await _keep_offsets_on_three(kafka)
             await send(kafka, users, range(40, 60))
-            await answered(users, 60)
             await seen.come("GroupCoordinatorNotAvailableError")
             with pytest.MonkeyPatch.context() as patch:
                 # By its heartbeats it would soon know that the group goes back to where it was first.
                 patch.setattr(coordinator(consumer), "_do_heartbeat", lost)
                 await kafka.brokers.start_broker(victim)
                 await kafka.wait_until_ready(3)
+                await answered(users, 60)
                 await all_told(kafka, users, 60)
                 await until(back, LONG)
                 await send(kafka, users, range(60, 80))

@@ -95,7 +95,7 @@ async def test_of_a_member_that_is_joining_anew(
 async def test_of_a_group_that_is_forbidden(
     private_kafka: PrivateKafka, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """GROUP_AUTHORIZATION_FAILED: for a while nobody may be of this group. Its consumer is started anew until it may."""
+    """GROUP_AUTHORIZATION_FAILED: nobody may be of this group for now. Its consumer is started anew until it may."""
     kafka = await private_kafka(properties=AUTHORIZER)
     async with consuming(database_url, **await kafka_settings(kafka)) as users, supervised(users) as consumer:
         await send(kafka, users, range(20))
