@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx2
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -121,18 +122,18 @@ async def _keep_offsets_on_three(kafka: OwnKafka) -> None:
         assert not answer.resources[0][0], answer
 
 
-# A worker whose parser blocks the event loop once, at one request, for longer than its session with the group.
-_BLOCKED = timedelta(seconds=10)
+# A worker whose parser blocks the event loop once, at one request, until it is let go.
 _SESSION = timedelta(seconds=3)
-_WORKER = f"""
+_WORKER = """
 import pathlib, sys, time
 from app.users import xml
 parse = xml.parse
-mark = pathlib.Path(sys.argv[1])
+blocked, go_on = map(pathlib.Path, sys.argv[1:])
 def slow(document, **options):
-    if b"13@example.com" in document and not mark.exists():
-        mark.touch()
-        time.sleep({_BLOCKED.total_seconds()})
+    if b"13@example.com" in document and not blocked.exists():
+        blocked.touch()
+        while not go_on.exists():
+            time.sleep(0.01)
     return parse(document, **options)
 xml.parse = slow
 from app.cli import main
@@ -152,6 +153,17 @@ class _Worker:
         parsed = [json.loads(line) for line in lines if line.startswith("{")]
         return [line for line in parsed if line.get("event") == event]
 
+    async def measured(self, metric: str) -> float:
+        """The value of one of its metrics."""
+        (ready,) = await until(lambda: self._said("worker.ready"), LONG)
+        async with httpx2.AsyncClient(timeout=30) as client:
+            lines = (await client.get(f"{ready['url']}/metrics")).text.splitlines()
+        (value,) = [line.split()[1] for line in lines if line.startswith(metric + " ")]
+        return float(value)
+
+    async def _said(self, event: str) -> list[dict[str, object]]:
+        return self.says(event)
+
     async def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(self._process.wait(), 30) == 0, self._log.read_text(encoding="utf-8")
@@ -162,8 +174,8 @@ async def _worker(users: Consuming, folder: Path, name: str) -> AsyncIterator[_W
     log = folder / name
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _WORKER, str(folder / "blocked")),
-            env=process_settings(users, session=_SESSION),
+            *(sys.executable, "-c", _WORKER, str(folder / "blocked"), str(folder / "go-on")),
+            env=process_settings(users, session=_SESSION) | {"CONSUMER_HANG_LIMIT": "300"},
             cwd=ROOT,
             stdout=output,
             stderr=output,
@@ -194,7 +206,7 @@ async def test_a_worker_that_stands_still_for_longer_than_its_session(database_u
                     # All of it is done while the first one stands still.
                     await until(lambda: _all(users, 40), timedelta(seconds=60))
                     assert second.says("consumer.assigned")
-                    assert not first.says("loop.stood_still"), "it was awake before somebody took over"
+                    (folder / "go-on").touch()
 
                     async def awake() -> bool:
                         return bool(first.says("loop.stood_still"))
@@ -203,7 +215,8 @@ async def test_a_worker_that_stands_still_for_longer_than_its_session(database_u
                     (alarm,) = first.says("loop.stood_still")
                     seconds = alarm["seconds"]
                     assert isinstance(seconds, float)
-                    assert seconds > _BLOCKED.total_seconds() / 2
+                    assert seconds > _SESSION.total_seconds() / 3
+                    assert await first.measured("loop_late_seconds_sum") > _SESSION.total_seconds() / 3
 
                     async def member_again() -> bool:
                         return len(first.says("consumer.assigned")) >= 2
