@@ -77,8 +77,11 @@ async def test_the_coordinator_dies(
         await send(kafka, users, range(20))
         await answered(users, 20)
         member, victim = consumer._member, coordinator(consumer).coordinator_id
-        await kafka.brokers.kill(victim)
-        await send(kafka, users, range(20, 40))
+        with held(consumer) as in_hand:
+            await send(kafka, users, range(20, 40))
+            await asyncio.wait_for(in_hand.wait(), LONG.total_seconds())
+            assert not await told(kafka, users, 40)
+            await kafka.brokers.kill(victim)
 
         async def another_one() -> bool:
             return coordinator(consumer).coordinator_id not in (victim, None)
