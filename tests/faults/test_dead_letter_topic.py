@@ -20,6 +20,13 @@ pytestmark = pytest.mark.real_kafka
 
 GOOD, BAD = 10, 5
 
+_IN_HAND = """
+    SELECT EXISTS (
+        SELECT FROM pg_locks JOIN pg_database AS d ON d.oid = database
+        WHERE d.datname = current_database() AND relation = 'inbox_messages'::regclass AND NOT granted
+    )
+"""
+
 
 @asynccontextmanager
 async def _at_work(kafka: Kafka, database_url: str, dead_letters: str) -> AsyncIterator[Consuming]:
@@ -52,9 +59,13 @@ def _requests(users: Consuming) -> list[Input]:
 async def _nothing_is_dropped(kafka: Kafka, users: Consuming, reason: str) -> None:
     """All inputs are done with, all are answered, and the dead letters wait where nothing can lose them."""
     settings = users.settings
-    async with producing(kafka) as producer:
+    # Nobody can write to the inbox, so nothing is done with, however long that takes.
+    async with producing(kafka) as producer, users.connection.transaction():
+        await users.connection.execute("LOCK TABLE inbox_messages")
         for each in _requests(users):
             await producer.send_and_wait(each.topic, each.value, key=each.key, partition=each.partition)
+        await until(lambda: users.connection.fetchval(_IN_HAND))
+        assert await lag(kafka, users) == GOOD + BAD, "Kafka was told before PostgreSQL"
 
     async def all_read() -> bool:
         # Whenever Kafka is told that all is done, PostgreSQL has it.

@@ -99,11 +99,18 @@ class OwnKafka(RealKafka):
 
     async def deny_writing(self, topic: str) -> None:
         """Forbid everybody to write to the topic; the cluster was made with AUTHORIZER."""
-        await self._change_rule("--add", topic)
+        await self._change_rule("--add", "Write", "--topic", topic)
 
     async def allow_writing(self, topic: str) -> None:
-        await self._change_rule("--remove", topic, "--force")
+        await self._change_rule("--remove", "Write", "--topic", topic, "--force")
 
-    async def _change_rule(self, change: str, topic: str, *options: str) -> None:
-        rule = ("--deny-principal", "User:*", "--operation", "Write", "--topic", topic)
+    async def deny_group(self, group: str) -> None:
+        """Forbid everybody to be a member of the group, to tell it offsets and to ask for them; the same."""
+        await self._change_rule("--add", "Read", "--group", group)
+
+    async def allow_group(self, group: str) -> None:
+        await self._change_rule("--remove", "Read", "--group", group, "--force")
+
+    async def _change_rule(self, change: str, operation: str, *options: str) -> None:
+        rule = ("--deny-principal", "User:*", "--operation", operation)
         await self.brokers.run_tool("kafka-acls.sh", change, *rule, *options)
