@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from app.fakes import Fakes, serve
 from app.tasks.outcomes import Answered, Outcome, Question, Running
+from tests.waiting import until
 
 
 @dataclass
@@ -53,6 +54,14 @@ class MemoryProvider:
 class ServedFakes:
     fakes: Fakes
     url: str
+
+    async def quiet(self) -> None:
+        """Wait until Dadata has no request in hand."""
+
+        async def is_quiet() -> bool:
+            return self.fakes.dadata.in_flight == 0
+
+        await until(is_quiet)
 
 
 @asynccontextmanager

@@ -15,7 +15,8 @@ from tests.providing import ServedFakes, serving_fakes
 from tests.tasking import QUICK, Tasks, tasks_on
 from tests.waiting import until
 
-HASTE = QUICK | {"dadata_timeout": 0.25, "yandexgpt_timeout": 10, "task_lease_margin": 0.2, "log_level": "error"}
+# The provider may take its time, and leases are ended by hand: what a busy machine makes late is nobody's crash.
+HASTE = QUICK | {"dadata_timeout": 30, "yandexgpt_timeout": 30, "log_level": "error"}
 RESULTS = "integration.results"
 LONG = timedelta(seconds=90)
 
@@ -70,6 +71,8 @@ async def test_a_phone_is_answered_whenever_its_process_dies(tasks: Tasks, point
             await tasks.accept(number, f"8916123456{number}")
         async with dying(env, point=point, number=4) as it:
             await it.dies()
+        await served.quiet()
+        await tasks.end_leases()
         # What the others had in hand may be lost with it: each is an attempt without an end.
         ((open_attempts,),) = await tasks.query("SELECT count(*) FROM integration_attempts WHERE outcome IS NULL")
         async with process(env):
@@ -98,6 +101,7 @@ async def test_one_crash_costs_at_most_one_call_and_the_metric_shows_it(
         await tasks.accept(0, "89161234560")
         async with dying(env, point=point) as it:
             await it.dies()
+        await tasks.end_leases()
         for number in range(3):
             await tasks.accept(number, f"8916123456{number}")
         async with process(env):
@@ -111,7 +115,7 @@ async def test_one_crash_costs_at_most_one_call_and_the_metric_shows_it(
 
 async def test_a_process_killed_while_the_provider_thinks_costs_one_call(tasks: Tasks) -> None:
     async with serving_fakes() as served:
-        env = settings_of(tasks.url, served, dadata_timeout=30)
+        env = settings_of(tasks.url, served)
         served.fakes.dadata.gate.clear()
         await tasks.accept(1, "89161234567")
         async with dying(env) as it:
@@ -122,7 +126,7 @@ async def test_a_process_killed_while_the_provider_thinks_costs_one_call(tasks: 
             await until(asked)
             it.kill()
         served.fakes.dadata.gate.set()
-        await tasks.query("UPDATE integration_tasks SET leased_until = clock_timestamp() WHERE state = 'running'")
+        await tasks.end_leases()
         async with process(env):
             await tasks.reach("done", timeout=LONG)
         await each_was_answered_once(tasks, 1)
@@ -135,11 +139,11 @@ async def test_a_process_killed_while_the_provider_thinks_costs_one_call(tasks: 
 )
 async def test_a_prompt_whose_process_died_is_held(tasks: Tasks, point: str, billed: int) -> None:
     async with serving_fakes() as served:
-        env = settings_of(tasks.url, served, yandexgpt_timeout=0.5)
+        env = settings_of(tasks.url, served)
         await tasks.accept(1, "Why?", "gpt")
         async with dying(env, point=point) as it:
             await it.dies()
-        await tasks.query("UPDATE integration_tasks SET leased_until = clock_timestamp() WHERE state = 'running'")
+        await tasks.end_leases()
         async with process(env):
             await tasks.reach("held", timeout=LONG)
         assert served.fakes.yandexgpt.billed == billed
@@ -163,7 +167,7 @@ async def test_an_operation_outlives_its_process_for_free(tasks: Tasks, point: s
         await tasks.accept(1, "Why?", "gpt")
         async with dying(env, point=point, number=number) as it:
             await it.dies()
-        await tasks.query("UPDATE integration_tasks SET leased_until = clock_timestamp() WHERE state = 'running'")
+        await tasks.end_leases()
         async with process(env):
             await tasks.reach("done", timeout=LONG)
         await each_was_answered_once(tasks, 1)

@@ -48,6 +48,8 @@ def consuming(tasks: Tasks, served: ServedFakes, kafka: RealKafka, topic: str) -
         kafka_bootstrap_servers=kafka.bootstrap_servers,
         kafka_import_topic=topic,
         tasks_group=f"tasks-{topic}",
+        dadata_timeout=0.25,  # what a process that is gone has leased is free soon
+        task_lease_margin=0.2,
         consumer_session_timeout=6,
         consumer_fetch_wait=0.01,
     )

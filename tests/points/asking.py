@@ -50,9 +50,7 @@ _CLAIMED = """
     UPDATE integration_tasks SET state = 'running', leased_until = clock_timestamp(),
         attempt_id = (SELECT max(id) FROM integration_attempts)
 """
-_HURRY = "UPDATE integration_tasks SET leased_until = clock_timestamp() WHERE state = 'running'"
 _UNKNOWN = "SELECT count(*) FROM integration_attempts WHERE outcome = 'unknown'"
-_FREE = "UPDATE integration_slots SET leased_until = '-infinity'"
 
 
 async def judge(tasks: Tasks, billed: Callable[[], int], expected: tuple[int, int] | None) -> None:
@@ -93,8 +91,7 @@ async def die_at(point: str, database_url: str, _kafka: Kafka) -> None:
                     await tasks.reach("done")
                     dying.terminate()
                 await dying.dies()
-        await tasks.query(_HURRY)
-        await tasks.query(_FREE)
+        await tasks.end_leases()
         async with child(program=task_process.main, settings=settings) as heir:
             await heir.says("tasks.ready")
             await judge(tasks, lambda: served.fakes.dadata.billed, POINTS[point])
