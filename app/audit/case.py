@@ -6,22 +6,10 @@ from typing import TypeAlias
 
 from app.audit.findings import Findings, Where
 from app.audit.known import Known
-from app.audit.report import Kind
+from app.audit.report import Kind, TopicCounts
 from app.audit.scratch import Scratch
 
 Find: TypeAlias = Callable[[Collection[str]], Awaitable[dict[str, Known]]]
-
-
-@dataclass(slots=True)
-class Tally:
-    """Numbers of one topic; see `app.audit.report.TopicCounts`."""
-
-    records: int = 0
-    receipts: int = 0
-    no_longer_there: int = 0
-    foreign: int = 0
-    beyond_receipts: int = 0
-    order_unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +23,7 @@ class Case:
     topic: str
     partition: int
     findings: Findings
-    tally: Tally
+    tally: TopicCounts
     scratch: Scratch
     find: Find
     compacted: bool

@@ -47,9 +47,9 @@ class Finding:
     examples: tuple[Example, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TopicCounts:
-    """What was read of a topic, and what of it could not be judged.
+    """What was read of a topic, and what of it could not be judged; filled while it is read.
 
     `no_longer_there`: receipts whose records retention or compaction has removed. `foreign`: records without our
     headers. `beyond_receipts`: records older than receipts are kept, so nobody knows them any more. `order_unknown`:

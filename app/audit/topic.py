@@ -1,12 +1,11 @@
 """The audit of one topic: its receipts and its records, side by side."""
 
 import asyncio
-from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 
 from app.audit import known
-from app.audit.case import Case, Tally
+from app.audit.case import Case
 from app.audit.comparison import Comparison
 from app.audit.findings import Where
 from app.audit.receipts import WHOLE, Receipts, receipts
@@ -26,7 +25,7 @@ _CLOCKS = timedelta(hours=1)
 
 async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts:
     """Compare a topic's records with its receipts; what is found goes to the findings of `work`."""
-    tally = Tally()
+    tally = TopicCounts(topic=topic)
     partitions = await work.log.partitions(topic)
     with Scratch() as scratch:
         async with work.snapshot.transaction(isolation="repeatable_read", readonly=True):
@@ -60,7 +59,7 @@ async def audit_topic(work: Work, topic: str, *, compacted: bool) -> TopicCounts
                     await asyncio.sleep(0)
                 tally.receipts = stream.taken
         await _look_again(work, topic, scratch, tally)
-    return TopicCounts(topic=topic, **asdict(tally))
+    return tally
 
 
 def _receipted(work: Work, log: Bounds, chosen: Bounds) -> Bounds:
@@ -93,7 +92,7 @@ async def _behind_the_end(work: Work, stream: Receipts, topic: str, partition: i
             work.findings.add(Kind.LOST, message_id, Where(topic, partition, offset), "the log ends before")
 
 
-async def _look_again(work: Work, topic: str, scratch: Scratch, tally: Tally) -> None:
+async def _look_again(work: Work, topic: str, scratch: Scratch, tally: TopicCounts) -> None:
     """Records that nobody knew: older than receipts are kept, or known by now, or invented."""
     oldest = await known.moment_ago(work.current, work.settings.receipts_retention - _CLOCKS)
     tally.beyond_receipts, left = scratch.forget_unknown(round(oldest.timestamp() * 1000))

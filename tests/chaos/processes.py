@@ -35,8 +35,7 @@ class Child:
             *(sys.executable, "-c", "from app.cli import main; main()"),
             *self._command_line,
         )
-        self.extra: dict[str, str] = {}
-        self._environment = environment
+        self._environment = dict(environment)
         self._process: SupervisedProcess | None = None
         self.wanted = False
         """Should it be running? Nobody but a fault may end it."""
@@ -60,7 +59,7 @@ class Child:
             *(sys.executable, "-m", "tests.chaos.shifted", str(wrong_by.total_seconds())),
             *self._command_line,
         )
-        self.extra = {"TZ": zone}
+        self._environment["TZ"] = zone
 
     def start(self) -> None:
         """Start it; does not wait until it is ready."""
@@ -71,7 +70,7 @@ class Child:
                 self.arguments,
                 log=output,
                 ending=signal.SIGKILL,
-                environment={**inherited, "PYTHONPATH": str(ROOT), **self._environment, **self.extra},
+                environment={**inherited, "PYTHONPATH": str(ROOT), **self._environment},
             )
         finally:
             os.close(output)
