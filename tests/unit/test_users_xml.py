@@ -18,7 +18,7 @@ from app.users.xml import is_valid, parse, render
 from tests.corpus.cases import Case, load
 
 _CAP = 262_144
-_SOON = 0.25  # seconds, for the slowest document
+_CHEAP = 0.25  # seconds of CPU, for the dearest document
 _SEED = """\
 	<ns2:Request xmlns:ns2="urn://www.example.com">
 	<ns2:User>
@@ -47,9 +47,9 @@ def test_corpus(case: Case, canaries: tuple[Path, socket.socket]) -> None:
     file, listener = canaries
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     document = case.document.replace(b"{canary_file}", bytes(file)).replace(b"{canary_address}", address.encode())
-    started = time.perf_counter()
+    started = time.thread_time()
     parsed = parse(document, max_bytes=_CAP)
-    assert time.perf_counter() - started < _SOON
+    assert time.thread_time() - started < _CHEAP
     match case.expect:
         case "GOOD":
             assert isinstance(parsed, Request)
