@@ -99,10 +99,14 @@ class Log:
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         """The log, now; what belongs to a transaction that has not ended included."""
-        return Bounds(await self._beginning(topic, partition), await self._offset(topic, partition, _LATEST))
+        return Bounds(await self._beginning(topic, partition), await self.end(topic, partition))
 
     async def _beginning(self, topic: str, partition: int) -> int:
         return await self._offset(topic, partition, _EARLIEST)
+
+    async def end(self, topic: str, partition: int) -> int:
+        """The offset that the next record gets."""
+        return await self._offset(topic, partition, _LATEST)
 
     async def committed_end(self, topic: str, partition: int) -> int:
         """The offset up to which all transactions have ended."""

@@ -53,7 +53,7 @@ class Reader:
         """What came since, but for records whose header names are not UTF-8. Raises BrokerUnavailable, CorruptBatch."""
         found = []
         for (topic, partition), position in self._positions.items():
-            end = (await self._log.bounds(topic, partition)).end
+            end = await self._log.end(topic, partition)
             async for chunk in self._log.read(topic, partition, Bounds(position, end), committed=False):
                 for each in chunk.records:
                     if is_unreadable(each):
