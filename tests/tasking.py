@@ -70,7 +70,7 @@ class Tasks:
     async def states(self) -> dict[int, str]:
         return dict(await self.query("SELECT task_id, state FROM integration_tasks"))
 
-    async def reach(self, state: str, *task_ids: int, timeout: timedelta = timedelta(seconds=30)) -> None:
+    async def reach(self, state: str, *task_ids: int, timeout: timedelta = timedelta(seconds=60)) -> None:
         """Wait until these tasks (all, if none is named) are in this state."""
 
         async def reached() -> bool:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 _POLL_INTERVAL = timedelta(milliseconds=20)
 
 
-async def until(fact: Callable[[], Awaitable[T]], timeout: timedelta = timedelta(seconds=30)) -> T:
+async def until(fact: Callable[[], Awaitable[T]], timeout: timedelta = timedelta(seconds=60)) -> T:
     """Ask again and again until the answer is true; that answer. Fails the test after `timeout`."""
     deadline = time.monotonic() + timeout.total_seconds()
     while not (answer := await fact()):
