@@ -34,7 +34,7 @@ async def outbox_aside(*arguments: object, **environment: str) -> Result:
 @contextmanager
 def _logging_as_it_was() -> Iterator[None]:
     """A command sets up logging for a process of its own, with streams that end with it."""
-    root = logging.getLogger()
+    root, config = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
     levels = {
         name: logging.getLogger(name).level for name in ("aiokafka", "asyncpg", "sqlalchemy", "alembic", "asyncio")
@@ -45,7 +45,7 @@ def _logging_as_it_was() -> Iterator[None]:
         root.handlers, root.level = handlers, level
         for name, before in levels.items():
             logging.getLogger(name).setLevel(before)
-        structlog.reset_defaults()
+        structlog.configure(**config)
 
 
 def process_environment(**settings: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tests.services.fixtures import (
     tcp_proxy,
     template_database,
 )
+from tests.tracebacks import draw_plainly
 
 __all__ = [
     "database_url",
@@ -32,6 +33,8 @@ __all__ = [
     "tcp_proxy",
     "template_database",
 ]
+
+draw_plainly()
 
 # For `--hypothesis-profile=long`: new histories each time, and many.
 hypothesis.settings.register_profile(

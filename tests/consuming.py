@@ -24,15 +24,12 @@ from tests.command import ROOT, process_environment
 from tests.services.kafka import Kafka
 from tests.services.postgres_server import dsn
 from tests.services.proxy import TcpProxy
-from tests.tracebacks import draw_plainly
 from tests.waiting import until
 
 PARTITIONS = 3
 """Of the topic of requests."""
 NAMESPACE = "urn://www.example.com"
 _groups = itertools.count(1)
-
-draw_plainly()
 
 
 def user_xml(

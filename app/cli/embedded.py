@@ -36,11 +36,14 @@ def services(
     from app.embedded import EmbeddedKafka, EmbeddedPostgres
 
     postgres = EmbeddedPostgres(data_dir, durable=durable)
-    with ThreadPoolExecutor(1) as thread:
-        starting = thread.submit(postgres.start, fresh=fresh)
+    with ThreadPoolExecutor(2) as threads:
+        starting = threads.submit(postgres.start, fresh=fresh)
+        # Takes about as long as PostgreSQL does. Not in this thread, whose matter Ctrl-C is: a library may catch
+        # whatever is raised while it is imported, and the Ctrl-C would be lost.
+        importing = threads.submit(import_all)
         try:
-            import_all()  # takes about as long as PostgreSQL does
             starting.result()
+            importing.result()
         except BaseException:
             starting.exception()  # wait for it: what is half started cannot be stopped
             postgres.stop()

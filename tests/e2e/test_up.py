@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import tempfile
+import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from app.cli import embedded
 from app.kafka.reader import read
 from app.settings import load
 from tests.command import command, process_environment
@@ -187,6 +189,15 @@ async def test_a_second_one_on_the_same_data_is_told_of_the_first(folder: Path) 
         assert (code, said.count("\n")) == (1, 1)
         assert f"already running (pid {running.process.pid})" in said
         assert await running.stop() == 0
+
+
+def test_the_thread_that_gets_ctrl_c_imports_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some library would swallow it.
+    importers = []
+    monkeypatch.setattr(embedded, "import_all", lambda: importers.append(threading.current_thread()))
+    with embedded.services(folder / "data", {}, durable=False):
+        assert len(importers) == 1
+        assert threading.main_thread() not in importers
 
 
 async def test_ctrl_c_before_it_is_ready_leaves_nothing_running(folder: Path) -> None:

@@ -149,4 +149,5 @@ async def test_what_is_no_task_does_not_stop_the_others(tasks: Tasks, kafka: Rea
 
             await until(done, LONG)
         assert len(await tasks.messages("integration.errors")) == 5
-        assert served.fakes.dadata.billed == 1 + await tasks.unknown()  # a slow machine may be late for an answer
+        # A slow machine may be late for an answer, or not even have asked in time.
+        assert 1 <= served.fakes.dadata.billed <= 1 + await tasks.unknown()

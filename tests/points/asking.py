@@ -43,6 +43,8 @@ _HASTE = QUICK | {
     "task_database_deadline": DEADLINE,
     "log_level": "error",
 }
+# Where no lease has to end by itself, everybody may take their time.
+_LEISURE = _HASTE | {"dadata_timeout": 5, "task_database_deadline": 5}
 _RESULTS = "integration.results"
 # As a process leaves it that is gone: claimed, begun, and the lease has ended.
 _BEGIN = "INSERT INTO integration_attempts (task_id, provider) VALUES (1, 'dadata')"
@@ -79,9 +81,7 @@ async def die_at(point: str, database_url: str, _kafka: Kafka) -> None:
     """A process dies there; another one brings the task to its end."""
     fault = Fault(point, Action.EXIT)
     async with tasks_on(database_url, **_HASTE) as tasks, serving_fakes() as served:
-        # Leases are ended by hand here, so that the provider may take its time.
-        settings = _HASTE | {"database_url": database_url, "fakes_url": served.url, "dadata_timeout": 5}
-        settings["task_database_deadline"] = 5
+        settings = _LEISURE | {"database_url": database_url, "fakes_url": served.url}  # leases are ended by hand
         if point == "tasks.after_accept":
             await _die_accepting(fault, database_url)
         else:
@@ -119,13 +119,13 @@ async def _die_accepting(fault: Fault, database_url: str) -> None:
 async def meet(fault: Fault, database_url: str) -> None:
     """A process fails, is cancelled or late there, and brings the task to its end by itself."""
     provider = MemoryProvider()
-    async with tasks_on(database_url, **_HASTE) as tasks:
+    stopping = fault.point.startswith("shutdown.")
+    async with tasks_on(database_url, **_LEISURE if stopping else _HASTE) as tasks:
         with armed(fault) as arming:
             if fault.point == "tasks.after_accept":
                 with suppress(Injected, Unavailable):
                     await _apart(lambda: tasks.accept(1, _PHONE))
             await _prepare(tasks, fault.point)
-            stopping = fault.point.startswith("shutdown.")
             async with _running(tasks, provider, may_fail=stopping):
                 if stopping:
                     await tasks.reach("done")

@@ -9,10 +9,7 @@ import pytest
 from tests.relaying import no_lost_errors
 from tests.services.kafka import Kafka
 from tests.services.postgres_server import PostgresServer
-from tests.tracebacks import draw_plainly
 from tests.waiting import until
-
-draw_plainly()
 
 Trial = Callable[[str, str, Kafka], Awaitable[None]]
 """Let something happen at this point, with this database and this Kafka, and judge what came of it."""
