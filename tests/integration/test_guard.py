@@ -180,10 +180,11 @@ async def test_back_pressure_by_age(database_url: str) -> None:
         assert (await api.apply()).status_code == 201
         api.app.state.guard.pressure._read_at = float("-inf")
         assert (await api.apply()).status_code == 201
+        # In every lane: the age is that of the lanes' first messages, and two have theirs already.
         async with api.engine.begin() as connection:
             await connection.exec_driver_sql(
-                "INSERT INTO outbox_messages (topic, payload, type, created_at) "
-                "VALUES ('t', '', 't', now() - interval '61 s')"
+                "INSERT INTO outbox_messages (lane, topic, payload, type, created_at) "
+                "SELECT lane, 't', '', 't', now() - interval '61 s' FROM generate_series(0, 31) AS lane"
             )
         api.app.state.guard.pressure._read_at = float("-inf")
         assert (await api.apply()).status_code == 503
