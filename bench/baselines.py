@@ -20,7 +20,7 @@ from app.settings import Settings, load
 from bench.messages import TYPE, Sample, now, record_headers, samples
 from bench.services import PARTITIONS
 from relay.partitioner import partition_of
-from relay.producer import BATCH_BYTES
+from relay.records import BATCH_BYTES
 from tests.services.postgres_server import dsn
 
 WARM_UP = 5000

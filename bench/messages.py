@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
+from app.outbox.headers import stored
 from app.outbox.message import event
 
 TYPE = "application.created"
@@ -49,11 +50,12 @@ _TEXT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A message, as it lies in the outbox."""
+    """A message. `headers` is flat: name, value, name, value and so on; `stored_headers` are as the outbox has them."""
 
     message_id: UUID
     key: bytes
     headers: list[bytes]
+    stored_headers: list[bytes]
     payload: bytes
 
 
@@ -74,9 +76,9 @@ def samples(count: int, *, topic: str, keys: int = 1000, size: int = 300, seed: 
         body = text[start : start + size - len(head) - 2]
         message = event(topic=topic, key=key, type=TYPE, source=SOURCE, data=f'{head}{body}"}}'.encode())
         traceparent = f"00-{dice.getrandbits(128):032x}-{dice.getrandbits(64):016x}-01".encode()
-        stored = (*message.headers, ("traceparent", traceparent))
-        headers = [part for name, value in stored for part in (name.encode(), value)]
-        result.append(Sample(_version_7(number, dice), key.encode(), headers, message.payload or b""))
+        named = (*message.headers, ("traceparent", traceparent))
+        headers = [part for name, value in named for part in (name.encode(), value)]
+        result.append(Sample(_version_7(number, dice), key.encode(), headers, stored(named), message.payload or b""))
     return result
 
 

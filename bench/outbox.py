@@ -29,7 +29,7 @@ async def fill(connection: asyncpg.Connection, topic: str, messages: Sequence[Sa
             "outbox_messages",
             columns=_COLUMNS,
             records=[
-                (lanes[each.key], each.message_id, topic, each.key, each.headers, each.payload, TYPE)
+                (lanes[each.key], each.message_id, topic, each.key, each.stored_headers, each.payload, TYPE)
                 for each in messages
             ],
         )

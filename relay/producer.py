@@ -25,8 +25,6 @@ from app.broker import connection_options
 from app.errors import BrokerUnavailable
 from app.settings import KafkaSettings
 
-BATCH_BYTES = 262_144
-"""Bytes of one batch: what a full round has for one of six partitions fits in. Below 16 KiB throughput halves."""
 _START = timedelta(seconds=15)
 _PATIENCE = (0.05, 0.15, 0.3, 0.5)
 """Pauses, in seconds, between looks at metadata that are not there yet: a second in all."""
@@ -54,9 +52,7 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
             client_id="outbox-relay",
             acks="all",
             enable_idempotence=True,
-            max_batch_size=BATCH_BYTES,
             linger_ms=0,
-            compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
         )
         self.produce_tasks: set[asyncio.Task[None]] = set()
         send = self._sender._send_produce_req

@@ -10,17 +10,16 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from itertools import count
 
 from aiokafka import errors as kafka
-from aiokafka.producer.message_accumulator import BatchBuilder
 
 from app import failpoints, log
 from app.settings import KafkaSettings
 from relay import producer as producers
 from relay.outcomes import BatchRefused, Delivered, Outcome, OwedMessage, Refused, TopicUnavailable, Unknown, Unsent
 from relay.partitioner import partition_of
+from relay.records import BATCH_BYTES, RecordBatch, pack
 
 logger = log.get(__name__)
 
@@ -68,31 +67,6 @@ def _outcome(error: BaseException, topic: str, batch: list[OwedMessage]) -> Outc
     return TopicUnavailable(topic, batch, reason)
 
 
-_SPECVERSION = ("ce_specversion", b"1.0")
-
-
-@lru_cache(maxsize=1000)  # names of headers are few
-def _name(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
-
-
-@lru_cache(maxsize=1000)  # and so are types
-def _type(name: str) -> tuple[str, bytes]:
-    return ("ce_type", name.encode())
-
-
-def record_headers(message: OwedMessage) -> list[tuple[str, bytes]]:
-    """The headers of the Kafka record: CloudEvents' own, then the message's (CloudEvents 1.0, Kafka binary mode)."""
-    when, parts = message.created_at, iter(message.headers)
-    return [
-        _SPECVERSION,
-        ("ce_id", message.message_id.encode()),
-        _type(message.type),
-        ("ce_time", f"{when[:10]}T{when[11:-3]}Z".encode()),  # PostgreSQL prints 2026-01-02 03:04:05.67+00
-        *zip(map(_name, parts), parts, strict=True),  # by turns: each name takes one part, its value the next
-    ]
-
-
 class KafkaPublisher:
     """The real `Publisher`: one idempotent producer, made when needed and abandoned after any error.
 
@@ -125,7 +99,8 @@ class KafkaPublisher:
         by_topic: defaultdict[str, list[OwedMessage]] = defaultdict(list)
         for message in messages:
             by_topic[message.topic].append(message)
-        attempt = _Attempt(self._producer, asyncio.get_running_loop().time() + deadline.total_seconds())
+        end = asyncio.get_running_loop().time() + deadline.total_seconds()
+        attempt = _Attempt(self._producer, self._settings.kafka_compression, end)
         turn = next(self._turn)
         parts = await asyncio.gather(
             *(attempt.topic(topic, owed, singly=topic in singly, turn=turn) for topic, owed in by_topic.items())
@@ -141,6 +116,7 @@ class _Attempt:
     """One `publish`: topics and partitions side by side, each partition in order. `end` is the loop's time."""
 
     producer: producers.Producer
+    compression: str
     end: float
 
     async def topic(self, topic: str, messages: list[OwedMessage], *, singly: bool, turn: int) -> list[Outcome]:
@@ -166,8 +142,8 @@ class _Attempt:
         outcomes: list[Outcome] = []
         start = 0
         while start < len(messages):
-            builder, stop = self._build(messages, start, singly=singly)
-            outcomes.append(await self._send(builder, topic, partition, messages[start:stop]))
+            records, stop = self._build(messages, start, singly=singly)
+            outcomes.append(await self._send(records, topic, partition, messages[start:stop]))
             start = stop
             if not isinstance(outcomes[-1], Delivered):
                 break
@@ -175,25 +151,23 @@ class _Attempt:
             outcomes.append(Unsent(messages[start:]))
         return outcomes
 
-    def _build(self, messages: list[OwedMessage], start: int, *, singly: bool) -> tuple[BatchBuilder, int]:
-        """A closed batch of the messages from `start`, and the index after its last."""
-        builder = self.producer.create_batch()
-        append, now = builder.append, time.time_ns() // 1_000_000
-        stop, last = start, start + 1 if singly else len(messages)
-        while stop < last:
-            message = messages[stop]
-            if append(timestamp=now, key=message.key, value=message.payload, headers=record_headers(message)) is None:
-                break
-            stop += 1
-        builder.close()
-        return builder, stop
+    def _build(self, messages: list[OwedMessage], start: int, *, singly: bool) -> tuple[RecordBatch, int]:
+        """A batch of the messages from `start`, and the index after its last."""
+        return pack(
+            messages,
+            start,
+            start + 1 if singly else len(messages),
+            timestamp=time.time_ns() // 1_000_000,
+            compression=self.compression,
+            size=BATCH_BYTES,
+        )
 
-    async def _send(self, builder: BatchBuilder, topic: str, partition: int, batch: list[OwedMessage]) -> Outcome:
+    async def _send(self, records: RecordBatch, topic: str, partition: int, batch: list[OwedMessage]) -> Outcome:
         try:
             async with asyncio.timeout_at(self.end):
                 await self.producer.await_leader(topic, partition)
                 await failpoints.reach("relay.before_send")
-                answer = await self.producer.send_batch(builder, topic, partition=partition)
+                answer = await self.producer.send_batch(records, topic, partition=partition)
                 await failpoints.reach("relay.after_send")
                 metadata = await answer
         except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:

@@ -125,10 +125,10 @@ FETCH = (
     SELECT NULL AS lane, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS id, (
             SELECT json_object_agg(topic, json_build_array(closed_at IS NOT NULL, refused_in_a_row))::text
             FROM outbox_topics WHERE closed_at IS NOT NULL OR refused_in_a_row > 0
-        ) AS message_id, NULL AS topic, NULL AS key, NULL AS headers, NULL AS payload, NULL AS type, NULL AS created_at,
-        NULL AS held, NULL AS behind
+        ) AS message_id, NULL AS topic, NULL AS key, NULL AS headers, NULL AS payload, NULL AS type,
+        NULL::timestamptz AS created_at, NULL AS held, NULL AS behind
     UNION ALL
-    SELECT m.lane, m.id, m.message_id::text, m.topic, m.key, m.headers, m.payload, m.type, m.created_at::text,
+    SELECT m.lane, m.id, m.message_id::text, m.topic, m.key, m.headers, m.payload, m.type, m.created_at,
         coalesce(
             CASE WHEN (SELECT found FROM dead) THEN (
                 SELECT min(d.id) FROM outbox_dead_letters AS d

@@ -13,9 +13,9 @@ from app.outbox.fingerprint import fingerprint
 from app.settings import Settings
 from relay.outcomes import OwedMessage
 from relay.partitioner import partition_of
-from relay.publisher import record_headers
 from tests.engine import connect, empty
 from tests.ledger import Added, Ledger
+from tests.record_headers import record_headers
 from tests.relaying import hurried, running
 from tests.services.kafka import Kafka
 
@@ -67,7 +67,7 @@ class Scene:
             headers=message.headers,
             payload=message.payload if payload is None else payload,
             type=message.type,
-            created_at="2026-01-02 03:04:05.678901+00",
+            created_at=1_767_323_045_678_901,
         )
         return await self.send(topic or self.topic, owed.key, owed.payload, record_headers(owed), timestamp=timestamp)
 

@@ -104,7 +104,9 @@ class Consuming:
         )
 
     async def owed(self, topic: str | None = None) -> list[Message]:
-        rows = await self.connection.fetch("SELECT topic, key, payload, type, headers FROM outbox_messages ORDER BY id")
+        rows = await self.connection.fetch(
+            "SELECT topic, key, payload, type, outbox_headers(headers) AS headers FROM outbox_messages ORDER BY id"
+        )
         messages = [
             Message(
                 row["topic"],

@@ -27,9 +27,9 @@ from relay.outcomes import (
     Unsent,
 )
 from relay.partitioner import partition_of
-from relay.publisher import record_headers
 from tests.judge import judge, read
 from tests.ledger import Added
+from tests.record_headers import record_headers
 from tests.relaying import running
 from tests.services.kafka import Record
 from tests.services.postgres_server import dsn

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 _ADDED = """
-    SELECT id, message_id, topic, key, headers, payload, type FROM outbox_messages
+    SELECT id, message_id, topic, key, outbox_headers(headers), payload, type FROM outbox_messages
     WHERE message_id = ANY($1) ORDER BY id
 """
 

@@ -53,7 +53,12 @@ _DEAD_LETTERS = text(
     """
 )
 
-_CONTENT = text("SELECT headers, payload FROM outbox_dead_letters WHERE message_id = :message_id ORDER BY id LIMIT 1")
+_CONTENT = text(
+    """
+    SELECT outbox_headers(headers) AS headers, payload FROM outbox_dead_letters
+    WHERE message_id = :message_id ORDER BY id LIMIT 1
+    """
+)
 
 
 async def list_dead_letters(

@@ -1,7 +1,5 @@
 """Adding messages to the outbox, inside the caller's transaction."""
 
-from itertools import chain
-
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -9,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app import trace
 from app.db import constraint
 from app.errors import InvalidMessage
+from app.outbox.headers import stored
 from app.outbox.message import OutboxMessage
 
 LOCK_NAMESPACE = 1869968499
@@ -48,12 +47,11 @@ _LIMITS = {
 
 
 def _literal(message: OutboxMessage) -> str:
-    """The headers as a PostgreSQL literal of bytea[]: name, value, name, value, …; hexadecimal needs no escaping."""
+    """The headers as a PostgreSQL literal of bytea[]; hexadecimal needs no escaping."""
     headers, traceparent = message.headers, message.traceparent or trace.current.get()
     if traceparent is not None:
         headers = (*headers, ("traceparent", traceparent.encode()))
-    flat = chain.from_iterable((name.encode(), value) for name, value in headers)
-    return "{" + ",".join(f'"\\\\x{part.hex()}"' for part in flat) + "}"
+    return "{" + ",".join(f'"\\\\x{part.hex()}"' for part in stored(headers)) + "}"
 
 
 async def add(session: AsyncSession, *messages: OutboxMessage) -> None:

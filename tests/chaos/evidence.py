@@ -126,7 +126,8 @@ async def gather(world: World, tries: Sequence[Try], faults: Sequence[Fault], sa
     async with world.database() as database:
         receipts, left = await read(database)
         added_rows = await database.fetch(
-            "SELECT id, message_id, topic, key, headers, payload, type, extract(epoch FROM at)::float8 AS at, "
+            "SELECT id, message_id, topic, key, outbox_headers(headers), payload, type, "
+            "extract(epoch FROM at)::float8 AS at, "
             "extract(epoch FROM pg_xact_commit_timestamp(xid::xid))::float8 AS committed_at "
             "FROM chaos.added ORDER BY id"
         )

@@ -34,7 +34,7 @@ def message(key: Any = b"key", payload: Any = b"{}", **fields: Any) -> OutboxMes
 
 
 async def test_both_doors_agree(database_url: str, sessions: async_sessionmaker[AsyncSession]) -> None:
-    columns = "SELECT lane, topic, key, headers, payload, type FROM outbox_messages ORDER BY id"
+    columns = "SELECT lane, topic, key, outbox_headers(headers), payload, type FROM outbox_messages ORDER BY id"
     texts = {"plain": "key", "empty": "", "beyond ASCII": "ключ ☃", "quotes": """a'b"c\\d"""}
     header = ("ce_source", "/here"), ("x-note", "ü ☃")
     async with connect(database_url) as connection:

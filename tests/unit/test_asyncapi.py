@@ -10,10 +10,10 @@ from app.kafka.dead_letter import dead_letter
 from app.settings import Settings
 from app.users.consumer import UsersHandler
 from relay.outcomes import OwedMessage
-from relay.publisher import record_headers
 from tests.api import NOWHERE, api_on
 from tests.command import outbox
 from tests.consuming import record
+from tests.record_headers import record_headers
 
 ROOT = Path(__file__).resolve().parents[2]
 _RELAYS = {"ce_specversion", "ce_id", "ce_type", "ce_time"}
@@ -76,5 +76,5 @@ def test_headers_of_replies_and_dead_letters_are_the_described_ones() -> None:
 
 
 def test_the_relay_adds_the_rest() -> None:
-    message = OwedMessage(0, 1, str(uuid4()), "t", None, [], b"", "type", "2026-01-02 03:04:05.67+00")
+    message = OwedMessage(0, 1, str(uuid4()), "t", None, [], b"", "type", 0)
     assert {name for name, _ in record_headers(message)} == _RELAYS

@@ -1,0 +1,63 @@
+"""Headers may be stored as they stand in a record of Kafka; `outbox_headers` makes a list of them again."""
+
+from alembic import op
+
+from migrations import run_script
+
+revision = "engine_0006"
+down_revision = "engine_0004"
+branch_labels = None
+depends_on = None
+
+# The number of headers is the first byte; then each is a length, a name, a length and a value. Lengths are varints,
+# seven bits a byte, and twice what they mean (zigzag).
+_HEADERS = """
+CREATE FUNCTION outbox_headers(stored bytea[]) RETURNS bytea[] LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    record bytea := stored[1];
+    position integer := 1;
+    length integer;
+    shift integer;
+    byte integer;
+    result bytea[] := '{}';
+BEGIN
+    IF cardinality(stored) <> 1 THEN
+        RETURN stored;
+    END IF;
+    WHILE position < octet_length(record) LOOP
+        length := 0;
+        shift := 0;
+        LOOP
+            byte := get_byte(record, position);
+            position := position + 1;
+            length := length | ((byte & 127) << shift);
+            shift := shift + 7;
+            EXIT WHEN byte < 128;
+        END LOOP;
+        length := length >> 1;
+        result := array_append(result, substring(record FROM position + 1 FOR length));
+        position := position + length;
+    END LOOP;
+    RETURN result;
+END
+$$
+"""
+
+_CHECK = "ALTER TABLE outbox_messages DROP CONSTRAINT ck_outbox_messages_headers, ADD CONSTRAINT "
+_LIST = "cardinality(headers) & 1 = 0 AND array_position(headers, NULL) IS NULL"
+_EITHER = "array_position(headers, NULL) IS NULL AND (cardinality(headers) & 1 = 0 OR {ready})"
+_READY = "cardinality(headers) = 1 AND octet_length(headers[1]) > 0"
+
+
+def upgrade() -> None:
+    run_script(_HEADERS)
+    op.execute(f"{_CHECK} ck_outbox_messages_headers CHECK ({_EITHER.format(ready=_READY)})")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE outbox_messages DISABLE TRIGGER outbox_messages_unchanged")
+    for table in ("outbox_messages", "outbox_parked", "outbox_dead_letters"):
+        op.execute(f"UPDATE {table} SET headers = outbox_headers(headers) WHERE cardinality(headers) = 1")  # noqa: S608
+    op.execute("ALTER TABLE outbox_messages ENABLE TRIGGER outbox_messages_unchanged")
+    op.execute(f"{_CHECK} ck_outbox_messages_headers CHECK ({_LIST})")
+    op.execute("DROP FUNCTION outbox_headers")

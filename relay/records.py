@@ -1,0 +1,163 @@
+"""Messages as a batch of Kafka's records, ready to be sent: version 2 of the format (KIP-98, KIP-82).
+
+aiokafka's builder is given each header as a string and bytes, and spends most of its time on them. Here most of what
+the records of a batch have in common is ready-made, and the rest is joined once (docs/decisions).
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import islice
+
+from aiokafka import codec
+from aiokafka.record.util import calc_crc32c
+
+from app.outbox.headers import LENGTHS, header, sized, zigzag
+from relay.outcomes import OwedMessage
+
+_Compress = Callable[[bytes], bytes]
+
+# By the setting's name: the number in a batch's attributes, and how its records are compressed. Of zstd the fastest
+# level: at 3, which aiokafka takes, batches are as small, and take more than half as long again.
+_CODECS: dict[str, tuple[int, _Compress | None]] = {
+    "none": (0, None),
+    "zstd": (4, lambda records: codec.zstd_encode(records, level=1)),
+}
+
+# base offset, length | partition leader's epoch, version, checksum | attributes, last offset, first and last timestamp,
+# producer's id, epoch and sequence, number of records. The length counts what comes after it, the checksum too.
+_PLACE, _GUARD, _CONTENT = struct.Struct(">qi"), struct.Struct(">ibI"), struct.Struct(">hiqqqhii")
+_VERSION, _NO_EPOCH = 2, -1
+BATCH_BYTES = 262_144
+"""Bytes of one batch: what a full round has for one of six partitions fits in. Below 16 KiB throughput halves."""
+OVERHEAD = _PLACE.size + _GUARD.size + _CONTENT.size
+"""Bytes of a batch that are not its records."""
+_NOTHING = zigzag(-1)
+"""The length of a key or a value that is not there."""
+
+# Of CloudEvents' headers (1.0, Kafka's binary mode), what is the same for all messages: all but the values.
+_SPECVERSION_AND_ID = header(b"ce_specversion", b"1.0") + sized(b"ce_id")
+_TIME = sized(b"ce_time") + zigzag(len("2026-01-02T03:04:05.678901Z"))
+_FIRST = 4
+"""Headers that are the relay's; the message's own follow."""
+
+
+@lru_cache(maxsize=1000)  # types are few
+def _type(name: str) -> bytes:
+    return header(b"ce_type", name.encode())
+
+
+@lru_cache(maxsize=1000)  # and so are names of headers; brokers take any bytes, but consumers only UTF-8 (KIP-82)
+def _name(raw: bytes) -> bytes:
+    return sized(raw.decode("utf-8", "replace").encode())
+
+
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+"""Of the years 1 to 9999. PostgreSQL knows others, and infinity, which RFC 3339 cannot write."""
+
+
+@lru_cache(maxsize=1000)  # messages that go together were often written together
+def _second(seconds: int) -> bytes:
+    """A second since 1970, as RFC 3339 writes it, and the point after it."""
+    known = min(max(seconds, _FIRST_SECOND), _LAST_SECOND)
+    return f"{(datetime(1970, 1, 1) + timedelta(seconds=known)).isoformat()}.".encode()  # noqa: DTZ001 - UTC, and unsaid
+
+
+def _record(position: int, message: OwedMessage) -> bytes:
+    """One record, its length first."""
+    try:
+        return _joined(position, message, LENGTHS.__getitem__)
+    except IndexError:  # something in it is longer than usual
+        return _joined(position, message, zigzag)
+
+
+def _joined(position: int, message: OwedMessage, number: Callable[[int], bytes]) -> bytes:
+    """See `_record`. All records of a batch have its timestamp, so their distance from it is 0."""
+    _, _, message_id, _, key, headers, payload, kind, created_at, _, _ = message
+    seconds, microseconds = divmod(created_at, 1_000_000)
+    parts = [
+        b"\x00\x00",  # no attributes, no distance
+        number(position),
+        _NOTHING if key is None else number(len(key)),
+        key or b"",
+        _NOTHING if payload is None else number(len(payload)),
+        payload or b"",
+        number(_FIRST + (headers[0][0] >> 1 if len(headers) == 1 else len(headers) // 2)),
+        _SPECVERSION_AND_ID,
+        number(len(message_id)),
+        message_id.encode(),
+        _type(kind),
+        _TIME,
+        _second(seconds),
+        b"%06dZ" % microseconds,
+    ]
+    if len(headers) == 1:
+        parts.append(headers[0][1:])
+    else:
+        names_and_values = iter(headers)
+        for name, value in zip(names_and_values, names_and_values, strict=True):
+            parts += (_name(name), number(len(value)), value)
+    content = b"".join(parts)
+    return number(len(content)) + content
+
+
+class RecordBatch:
+    """A full batch. It takes the place of aiokafka's `BatchBuilder`, whose names for the sender it has."""
+
+    def __init__(self, records: bytes, count: int, *, timestamp: int, compression: str) -> None:
+        self._records = records
+        self._count = count
+        self._timestamp = timestamp
+        self._compression = compression
+        self._producer = (-1, -1, -1)
+        self._built: bytes | None = None
+
+    def record_count(self) -> int:
+        """How many records it has."""
+        return self._count
+
+    def closed(self) -> bool:
+        """Nothing can be added."""
+        return True
+
+    def close(self) -> None:
+        """It is."""
+
+    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
+        self._producer = producer_id, producer_epoch, base_sequence
+
+    def _build(self) -> bytes:
+        """The batch as it is sent, every time it is: a broker knows a repeat by its producer and sequence."""
+        if self._built is None:
+            attributes, compress = _CODECS[self._compression]
+            records = self._records
+            if compress is not None:
+                records = compress(records)
+                if len(records) >= len(self._records):
+                    attributes, records = 0, self._records
+            last, moment = self._count - 1, self._timestamp
+            content = _CONTENT.pack(attributes, last, moment, moment, *self._producer, self._count) + records
+            guard = _GUARD.pack(_NO_EPOCH, _VERSION, calc_crc32c(content))
+            self._built = b"".join((_PLACE.pack(0, len(guard) + len(content)), guard, content))
+            self._records = b""
+        return self._built
+
+
+def pack(
+    messages: Sequence[OwedMessage], start: int, stop: int, *, timestamp: int, compression: str, size: int
+) -> tuple[RecordBatch, int]:
+    """A batch of the messages from `start`, to `stop` or until it has `size` bytes; and the index after its last.
+
+    The first message is taken whatever its size is. `timestamp`: of all records, in milliseconds.
+    """
+    records: list[bytes] = []
+    room = size - OVERHEAD
+    for position, message in enumerate(islice(messages, start, stop)):
+        record = _record(position, message)
+        room -= len(record)
+        if room < 0 and records:
+            break
+        records.append(record)
+    batch = RecordBatch(b"".join(records), len(records), timestamp=timestamp, compression=compression)
+    return batch, start + len(records)
