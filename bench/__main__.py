@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import uvloop
 
-from bench import decisions, drain, http, idle, latency, memory, services, snapshot, tasks, users, verify
+from bench import decisions, drain, http, idle, latency, memory, records, services, snapshot, tasks, users, verify
 from bench.options import Options
 from bench.results import Table
 
@@ -24,6 +24,7 @@ BENCHES: dict[str, Bench] = {
     "idle": idle.run,
     "snapshot": snapshot.run,
     "decisions": decisions.run,
+    "records": records.run,
     "users": users.run,
     "tasks": tasks.run,
     "verify": verify.run,
