@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 class OwedMessage(NamedTuple):
     """A message as it was fetched; `headers` is flat: name, value, name, value and so on.
 
-    `message_id` and `created_at` (UTC) are text as PostgreSQL prints them: nearly what the record's headers want, and
-    half as dear as objects.
+    `message_id` is text as PostgreSQL prints it: what the record's headers want, and half as dear as an object.
+    `created_at` is in microseconds since 1970, UTC.
     `held` says why it may not be published now: 0 because its topic is closed, else the id of the dead letter of its
     (topic, key) that it waits behind. `behind` is where it lies: None in the lane, 0 parked behind a closed topic,
     else parked behind that dead letter.
@@ -28,7 +28,7 @@ class OwedMessage(NamedTuple):
     headers: list[bytes]
     payload: bytes | None
     type: str
-    created_at: str
+    created_at: int
     held: int | None = None
     behind: int | None = None
 

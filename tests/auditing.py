@@ -67,7 +67,7 @@ class Scene:
             headers=message.headers,
             payload=message.payload if payload is None else payload,
             type=message.type,
-            created_at="2026-01-02 03:04:05.678901+00",
+            created_at=1_767_323_045_678_901,
         )
         return await self.send(topic or self.topic, owed.key, owed.payload, record_headers(owed), timestamp=timestamp)
 

@@ -24,7 +24,7 @@ def message(topic: str, key: bytes | None = b"k", payload: bytes | None = b"v", 
         headers=list(headers),
         payload=payload,
         type="test.happened",
-        created_at="2026-01-02 03:04:05.678901+00",
+        created_at=1_767_323_045_678_901,
     )
 
 

@@ -164,7 +164,7 @@ def _owed(messages: tuple[Message, ...], got: Got) -> OwedMessage:
         headers=[],
         payload=b"",
         type="",
-        created_at="",
+        created_at=0,
         held=None if got.held == FREE else got.held,
         behind=None if got.behind == IN_LANE else got.behind,
     )

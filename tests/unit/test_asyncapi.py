@@ -76,5 +76,5 @@ def test_headers_of_replies_and_dead_letters_are_the_described_ones() -> None:
 
 
 def test_the_relay_adds_the_rest() -> None:
-    message = OwedMessage(0, 1, str(uuid4()), "t", None, [], b"", "type", "2026-01-02 03:04:05.67+00")
+    message = OwedMessage(0, 1, str(uuid4()), "t", None, [], b"", "type", 1_767_323_045_670_000)
     assert {name for name, _ in record_headers(message)} == _RELAYS

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -205,7 +204,7 @@ def test_a_round_without_anything_to_send_says_nothing_of_the_broker() -> None:
 
 
 def test_dead_letters_that_return_are_carried_to_the_settle() -> None:
-    returning = [(1, 5, datetime(2026, 1, 2, tzinfo=UTC))]
+    returning = [(1, 5, 1_767_323_045_678_901)]
     got = Fetched(xmin=100, messages=[], topics={}, returning=returning)
     todo = plan(got, messages=NO_LIMIT, size=1, probes=True)
     ended = conclude(todo, [LANE], got, [], others_answered=False, refusals_to_close=3, due=lambda _b, _a: False)

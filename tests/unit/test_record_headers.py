@@ -20,15 +20,19 @@ def test_the_attributes_of_cloudevents_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("printed", "expected"),
+    ("moment", "expected"),
     [
-        ("2026-01-02 03:04:05.678901+00", b"2026-01-02T03:04:05.678901Z"),
-        ("2026-01-02 03:04:05.67+00", b"2026-01-02T03:04:05.67Z"),
-        ("2026-01-02 03:04:05+00", b"2026-01-02T03:04:05Z"),
+        (1_767_323_045_678_901, b"2026-01-02T03:04:05.678901Z"),
+        (1_767_323_045_670_000, b"2026-01-02T03:04:05.67Z"),
+        (1_767_323_045_000_001, b"2026-01-02T03:04:05.000001Z"),
+        (1_767_323_045_000_000, b"2026-01-02T03:04:05Z"),
+        (-500_000, b"1969-12-31T23:59:59.5Z"),
+        (-62_135_596_800_000_000, b"0001-01-01T00:00:00Z"),
+        (253_402_300_799_999_999, b"9999-12-31T23:59:59.999999Z"),
     ],
 )
-def test_the_time_is_as_rfc_3339_wants_it(printed: str, expected: bytes) -> None:
-    assert dict(record_headers(message("topic")._replace(created_at=printed)))["ce_time"] == expected
+def test_the_time_is_as_rfc_3339_wants_it(moment: int, expected: bytes) -> None:
+    assert dict(record_headers(message("topic")._replace(created_at=moment)))["ce_time"] == expected
 
 
 def test_own_headers_keep_their_order_and_their_repetitions() -> None:
