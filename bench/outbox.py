@@ -18,7 +18,7 @@ _SLOTS = (
 
 async def clear(connection: asyncpg.Connection) -> None:
     """Start from nothing, so that each round finds the same."""
-    await connection.execute("TRUNCATE outbox_messages, outbox_receipts")
+    await connection.execute("TRUNCATE outbox_messages, outbox_receipt_batches")
 
 
 async def fill(connection: asyncpg.Connection, topic: str, messages: Sequence[Sample]) -> float:

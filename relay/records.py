@@ -53,15 +53,10 @@ def _name(raw: bytes) -> bytes:
     return sized(raw.decode("utf-8", "replace").encode())
 
 
-_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
-"""Of the years 1 to 9999. PostgreSQL knows others, and infinity, which RFC 3339 cannot write."""
-
-
 @lru_cache(maxsize=1000)  # messages that go together were often written together
 def _second(seconds: int) -> bytes:
     """A second since 1970, as RFC 3339 writes it, and the point after it."""
-    known = min(max(seconds, _FIRST_SECOND), _LAST_SECOND)
-    return f"{(datetime(1970, 1, 1) + timedelta(seconds=known)).isoformat()}.".encode()  # noqa: DTZ001 - UTC, and unsaid
+    return f"{(datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat()}.".encode()  # noqa: DTZ001 - UTC, and unsaid
 
 
 def _record(position: int, message: OwedMessage) -> bytes:

@@ -162,33 +162,39 @@ _NAMED = """
 # that met no row comes out without a message.
 _MEETS = "FROM gone FULL JOIN named USING (lane, id) WHERE coalesce(message_id IS NOT NULL, false)"
 
-# Deletes what was confirmed, wherever it lies, and keeps the receipt that the same DELETE returns. Its lists come as
-# text, because asyncpg takes several times as long for lists of integers.
-DELIVERED = (
-    """
-    WITH named AS MATERIALIZED (
-        SELECT * FROM unnest(
-            $1::text::smallint[], $2::text::bigint[], $3::text::integer[], $4::text::bigint[], $5::text::bigint[]
-        ) AS n (lane, id, partition, "offset", fingerprint)
-    ), gone AS (
-        DELETE FROM outbox_messages WHERE """
-    + _NAMED
-    + """
-        RETURNING lane, id, message_id, topic, created_at
-    )
-    INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint, id)
-    SELECT message_id, topic, partition, "offset", created_at, (SELECT clock_timestamp()), fingerprint, id """
-    + _MEETS
-)
-DELIVERED_NO_RECEIPT = (
-    """
-    WITH named AS MATERIALIZED (SELECT * FROM unnest($1::text::smallint[], $2::text::bigint[]) AS n (lane, id))
-    DELETE FROM outbox_messages WHERE """
-    + _NAMED
-)
+# Deletes what was confirmed. Its lists come as text, because asyncpg takes several times as long for lists of integers.
+# An id alone must not name a row of another lane; when all are of one lane, as they are under pressure, saying so once
+# is enough, and cheaper.
+DELIVERED_OF_LANE = """
+    DELETE FROM outbox_messages WHERE lane = $1::text::smallint AND id = ANY ($2::text::bigint[])
+"""
+_NAMES = """
+    named AS MATERIALIZED (SELECT * FROM unnest($1::text::smallint[], $2::text::bigint[]) AS n (lane, id))
+"""
+_GONE = "DELETE FROM outbox_messages WHERE " + _NAMED
+DELIVERED = "WITH " + _NAMES + _GONE
 
-DELIVERED_PARKED = DELIVERED.replace("outbox_messages", "outbox_parked")
-DELIVERED_PARKED_NO_RECEIPT = DELIVERED_NO_RECEIPT.replace("outbox_messages", "outbox_parked")
+# Keeps the receipts of all confirmed batches, a row each, before the same statement deletes the messages. A receipt
+# says what the broker confirmed, so it does not ask whether the row was still there. One moment for all: read once.
+_KEPT = """
+    kept AS (
+        INSERT INTO outbox_receipt_batches
+            (topic, partition, "offset", delivered_at, span, message_ids, ids, created_at_us, fingerprints)
+        SELECT topic, partition, "offset", (SELECT clock_timestamp()), span::outbox_message_id_range,
+            message_ids::uuid[], ids::bigint[], created_at_us::bigint[], fingerprints::bigint[]
+        FROM unnest(
+            $3::text[], $4::integer[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[]
+        ) AS b (topic, partition, "offset", span, message_ids, ids, created_at_us, fingerprints)
+    )
+"""
+RECEIPTED_OF_LANE = "WITH " + _KEPT + DELIVERED_OF_LANE
+RECEIPTED = "WITH " + _KEPT + "," + _NAMES + _GONE
+
+# The same of messages that lie parked.
+PARKED = {
+    statement: statement.replace("outbox_messages", "outbox_parked")
+    for statement in (DELIVERED, DELIVERED_OF_LANE, RECEIPTED, RECEIPTED_OF_LANE)
+}
 
 # Moves refused messages to the dead letters. One that was retried and refused again is undecided again; under the
 # policy `continue` nothing waits behind it, so what still lies parked may return.

@@ -36,9 +36,10 @@ _SESSION = {
     "tcp_keepalives_count": "3",
 }
 
-
-_EPOCH = 946_684_800_000_000
-"""Microseconds from 1970, where a moment begins for us, to 2000, where it does for PostgreSQL."""
+# Moments come as microseconds since 1970 (UTC): objects would cost several times as much. PostgreSQL counts from 2000.
+# One that no clock tells ('infinity') comes as near as RFC 3339 can say: it must not stop its lane.
+_FROM_1970_TO_2000 = 946_684_800_000_000
+_FIRST, _LAST = -62_135_596_800_000_000, 253_402_214_400_000_000  # the first and the last day of RFC 3339
 
 
 _owed = partial(tuple.__new__, OwedMessage)
@@ -99,15 +100,23 @@ async def connect(settings: Settings) -> asyncpg.Connection:
         idle=idle,
         extra=_SESSION | {"tcp_user_timeout": str(round(idle.total_seconds() * 1000))},
     )
-    # A moment is a number here: to make text of it costs PostgreSQL, and an object Python, a tenth of the fetch.
-    await connection.set_type_codec(
-        "timestamptz",
-        schema="pg_catalog",
-        format="tuple",
-        encoder=lambda moment: (moment - _EPOCH,),
-        decoder=lambda fields: fields[0] + _EPOCH,
-    )
+    try:
+        await connection.set_type_codec(
+            "timestamptz", schema="pg_catalog", format="tuple", encoder=_from_microseconds, decoder=_to_microseconds
+        )
+    except db.DRIVER_ERRORS as error:
+        connection.terminate()
+        raise db.unavailable(error) from error
     return connection
+
+
+def _from_microseconds(moment: int) -> tuple[int]:
+    return (moment - _FROM_1970_TO_2000,)
+
+
+def _to_microseconds(encoded: tuple[int]) -> int:
+    moment = encoded[0] + _FROM_1970_TO_2000
+    return moment if _FIRST <= moment <= _LAST else min(max(moment, _FIRST), _LAST)
 
 
 async def look(connection: asyncpg.Connection) -> list[int]:
@@ -193,25 +202,50 @@ def _literal(numbers: list[int]) -> str:
 
 
 async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered], *, receipts: bool) -> None:
-    """Delete what was confirmed, from the lanes and from the parked, and keep the receipts."""
-    confirmed = [
-        (message, batch.partition, offset)
-        for batch in batches
-        for offset, message in enumerate(batch.messages, batch.offset)
-    ]
-    parked = [each for each in confirmed if each[0].behind is not None]
-    owed = [each for each in confirmed if each[0].behind is None] if parked else confirmed
+    """Delete what was confirmed, from the lanes and from the parked, and keep the receipts: of what the broker
+    confirmed, whoever removed a row meanwhile.
+    """
+    confirmed = [message for batch in batches for message in batch.messages]
+    parked = [message for message in confirmed if message.behind is not None]
+    owed = [message for message in confirmed if message.behind is None] if parked else confirmed
+    left = _receipts(batches) if receipts and batches else ()
     for table, rows in (("outbox_messages", owed), ("outbox_parked", parked)):
         if not rows:
             continue
-        messages, partitions, offsets = map(list, zip(*rows, strict=True))
-        lists = [[message.lane for message in messages], [message.id for message in messages]]
-        if receipts:
-            statement = statements.DELIVERED_PARKED if rows is parked else statements.DELIVERED
-            lists += [partitions, offsets, list(map(fingerprint, messages))]
+        lanes = [message.lane for message in rows]
+        ids = _literal([message.id for message in rows])
+        if lanes.count(lanes[0]) == len(lanes):
+            statement = statements.RECEIPTED_OF_LANE if left else statements.DELIVERED_OF_LANE
+            names = (str(lanes[0]), ids)
         else:
-            statement = statements.DELIVERED_PARKED_NO_RECEIPT if rows is parked else statements.DELIVERED_NO_RECEIPT
-        status = await connection.execute(statement, *map(_literal, lists))
+            statement = statements.RECEIPTED if left else statements.DELIVERED
+            names = (_literal(lanes), ids)
+        if rows is parked:
+            statement = statements.PARKED[statement]
+        status = await connection.execute(statement, *names, *left)
+        left = ()  # one of the two keeps all of them
         deleted = int(status.rpartition(" ")[2])
         if deleted != len(rows):  # somebody else removed rows of a claimed lane: never ours to do silently
             logger.error("settle.rows_missing", table=table, expected=len(rows), deleted=deleted)
+
+
+def _receipts(batches: Sequence[Delivered]) -> tuple[Sequence[object], ...]:
+    """The columns of the batches' receipts. Arrays are text, for the reason that `_literal` has."""
+    rows = []
+    for batch in batches:
+        messages = batch.messages
+        # Printed alike, UUIDs sort as PostgreSQL sorts them.
+        message_ids = [message.message_id for message in messages]
+        rows.append(
+            (
+                messages[0].topic,
+                batch.partition,
+                batch.offset,
+                f"[{min(message_ids)},{max(message_ids)}]",
+                f"{{{','.join(message_ids)}}}",
+                _literal([message.id for message in messages]),
+                _literal([message.created_at for message in messages]),
+                _literal([fingerprint(message) for message in messages]),
+            )
+        )
+    return tuple(zip(*rows, strict=True))

@@ -37,7 +37,7 @@ TOPICS = "tu"
 _LANES = 32
 _CLEAR = """
     DELETE FROM outbox_messages; DELETE FROM outbox_parked; DELETE FROM outbox_dead_letters;
-    DELETE FROM outbox_topics; DELETE FROM outbox_receipts; ALTER SEQUENCE outbox_messages_id_seq RESTART;
+    DELETE FROM outbox_topics; DELETE FROM outbox_receipt_batches; ALTER SEQUENCE outbox_messages_id_seq RESTART;
     UPDATE outbox_lanes SET floor = 0, seen = 0, mark = NULL, mark_xid = NULL, has_parked = false
     WHERE seen > 0 OR has_parked
 """

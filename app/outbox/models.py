@@ -1,7 +1,7 @@
 """The engine's tables (design: what a table promises is in its constraints).
 
 The statements on them: `app.outbox.writer` adds a message, `app.outbox.operators` serves people, `relay.store`
-delivers. The functions that belong to them are in the first migration of the branch `engine`.
+delivers. The functions that belong to them are in the migrations of the branch `engine`.
 """
 
 from sqlalchemy import (
@@ -42,6 +42,16 @@ class Xid8(UserDefinedType[str]):
     def get_col_spec(self, **_options: object) -> str:
         """The type's name in DDL."""
         return "xid8"
+
+
+class MessageIdRange(UserDefinedType[object]):
+    """A range of ids of messages; the type is the outbox's own."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: object) -> str:
+        """The type's name in DDL."""
+        return "outbox_message_id_range"
 
 
 def _message() -> list[Column[object]]:
@@ -143,23 +153,33 @@ outbox_dead_letters = Table(
     Index("ix_outbox_dead_letters_lane_returning", "lane", postgresql_where=text("returning_at IS NOT NULL")),
 )
 
-# What the broker confirmed. One partition a day (`outbox_roll_receipts`), and a default one, so that a settle never
-# fails for want of a partition.
-outbox_receipts = Table(
-    "outbox_receipts",
+# What the broker confirmed, a row for each batch of it: message n (from 0) lies at `offset` + n, and has place n in
+# each of the arrays. `span` is from the smallest to the largest message id; with it a message is found. One partition a
+# day (`outbox_roll_receipts`), and a default one, so that a settle never fails for want of a partition. The view
+# `outbox_receipts` shows one row a message.
+outbox_receipt_batches = Table(
+    "outbox_receipt_batches",
     metadata,
-    Column("message_id", Uuid, nullable=False),
     Column("topic", Text, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
-    Column("created_at", _moment, nullable=False),
     Column("delivered_at", _moment, nullable=False),
-    Column("fingerprint", BigInteger, nullable=False),
-    # The message's own: for one key, id order is commit order. NULL in receipts of before there was this column.
-    Column("id", BigInteger),
-    Index("ix_outbox_receipts_message_id", "message_id"),
+    Column("span", MessageIdRange, nullable=False),
+    Column("message_ids", ARRAY(Uuid), nullable=False),
+    # The messages' own: for one key, id order is commit order. NULL in receipts of before ids were kept.
+    Column("ids", ARRAY(BigInteger), nullable=False),
+    # Microseconds since 1970, UTC.
+    Column("created_at_us", ARRAY(BigInteger), nullable=False),
+    Column("fingerprints", ARRAY(BigInteger), nullable=False),
+    CheckConstraint(
+        "cardinality(message_ids) > 0 AND cardinality(ids) = cardinality(message_ids) "
+        "AND cardinality(created_at_us) = cardinality(message_ids) "
+        "AND cardinality(fingerprints) = cardinality(message_ids)",
+        name="messages",
+    ),
+    Index("ix_outbox_receipt_batches_span", "span", postgresql_using="gist"),
     Index(
-        "ix_outbox_receipts_delivered_at",
+        "ix_outbox_receipt_batches_delivered_at",
         "delivered_at",
         postgresql_using="brin",
         postgresql_with={"autosummarize": "on"},

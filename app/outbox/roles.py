@@ -20,6 +20,7 @@ _ENGINE_TABLES = (
     "outbox_parked",
     "outbox_dead_letters",
     "outbox_receipts",
+    "outbox_receipt_batches",
     "outbox_alembic_version",
     "inbox_messages",
     "inbox_attempts",
@@ -48,6 +49,8 @@ GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO {APP};
 GRANT SELECT (lane, floor) ON outbox_lanes TO {APP};
 GRANT SELECT (topic, on_dead_letter, paused_at, pause_reason, closed_at, close_reason) ON outbox_topics TO {APP};
 GRANT SELECT (message_id, topic, partition, "offset", created_at, delivered_at) ON outbox_receipts TO {APP};
+GRANT SELECT (topic, partition, "offset", delivered_at, span, message_ids, created_at_us)
+    ON outbox_receipt_batches TO {APP};
 GRANT SELECT (lane, id, message_id, topic, type, created_at) ON outbox_messages TO {APP};
 GRANT SELECT (lane, id, message_id, topic, type, created_at, behind, parked_at) ON outbox_parked TO {APP};
 GRANT SELECT (lane, id, message_id, topic, type, created_at, state, reason, refusals, refused_at, decided_at,
@@ -65,14 +68,15 @@ GRANT SELECT, DELETE ON outbox_messages TO {RELAY};
 GRANT SELECT, UPDATE ON outbox_lanes TO {RELAY};
 GRANT SELECT, INSERT, UPDATE ON outbox_topics TO {RELAY};
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox_parked, outbox_dead_letters TO {RELAY};
-GRANT SELECT, INSERT ON outbox_receipts TO {RELAY};
+GRANT SELECT, INSERT ON outbox_receipts, outbox_receipt_batches TO {RELAY};
 GRANT EXECUTE ON FUNCTION outbox_roll_receipts TO {RELAY}"""
 
 _INGEST = f"GRANT SELECT, INSERT, UPDATE, DELETE ON inbox_messages, inbox_attempts, inbox_assignments TO {INGEST}"
 
 _OPERATORS = f"""
 GRANT USAGE ON SCHEMA public TO {OPERATORS};
-GRANT SELECT ON outbox_alembic_version, outbox_lanes, outbox_topics, outbox_receipts TO {OPERATORS};
+GRANT SELECT ON outbox_alembic_version, outbox_lanes, outbox_topics TO {OPERATORS};
+GRANT SELECT ON outbox_receipts, outbox_receipt_batches TO {OPERATORS};
 GRANT SELECT (lane, id, message_id, topic, key, type, created_at) ON outbox_messages TO {OPERATORS};
 GRANT SELECT (lane, id, message_id, topic, key, type, created_at, behind, parked_at) ON outbox_parked TO {OPERATORS};
 GRANT SELECT (lane, id, message_id, topic, key, type, created_at, state, reason, refusals, first_refused_at, refused_at,

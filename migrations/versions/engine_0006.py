@@ -5,7 +5,7 @@ from alembic import op
 from migrations import run_script
 
 revision = "engine_0006"
-down_revision = "engine_0004"
+down_revision = "engine_0005"
 branch_labels = None
 depends_on = None
 

@@ -33,6 +33,11 @@ BEGIN
     );
     RETURN NULL;
 END $$;
+CREATE FUNCTION chaos.receipt() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chaos.moved (xid, what, message_id) SELECT pg_current_xact_id(), 'receipt', unnest(NEW.message_ids);
+    RETURN NULL;
+END $$;
 CREATE FUNCTION chaos.remember() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO chaos.remembered (xid, consumer, message_id)
@@ -44,7 +49,7 @@ CREATE TRIGGER chaos_gone AFTER DELETE ON outbox_messages FOR EACH ROW EXECUTE F
 CREATE TRIGGER chaos AFTER INSERT ON outbox_parked FOR EACH ROW EXECUTE FUNCTION chaos.move('parked');
 CREATE TRIGGER chaos_gone AFTER DELETE ON outbox_parked FOR EACH ROW EXECUTE FUNCTION chaos.move('left');
 CREATE TRIGGER chaos AFTER INSERT ON outbox_dead_letters FOR EACH ROW EXECUTE FUNCTION chaos.move('dead');
-CREATE TRIGGER chaos AFTER INSERT ON outbox_receipts FOR EACH ROW EXECUTE FUNCTION chaos.move('receipt');
+CREATE TRIGGER chaos AFTER INSERT ON outbox_receipt_batches FOR EACH ROW EXECUTE FUNCTION chaos.receipt();
 CREATE TRIGGER chaos AFTER INSERT ON inbox_messages FOR EACH ROW EXECUTE FUNCTION chaos.remember();
 """
 

@@ -6,6 +6,7 @@ from statistics import median
 import pytest
 
 from tests.faults.watching import Watch, logged
+from tests.receipts import forget
 from tests.relaying import hurried, running
 from tests.services.brokers import AUTHORIZER, OwnKafka
 from tests.services.fixtures import PrivateKafka
@@ -60,9 +61,7 @@ async def test_a_topic_that_is_deleted_under_us(kafka: Kafka, database_url: str,
         await kafka.create_topic(victim)
         await watch.delivered(waiting)
     # Nothing can be said of the records that went with the topic.
-    await watch.connection.execute(
-        "DELETE FROM outbox_receipts WHERE message_id = ANY($1)", [message.message_id for message in gone]
-    )
+    await forget(watch.connection, [message.message_id for message in gone])
     watch.messages = [message for message in watch.messages if message not in gone]
     await watch.verify(kafka, database_url)
 

@@ -125,7 +125,7 @@ async def test_sessions_of_relays_with_too_old_transactions_are_ended_and_no_oth
 
 async def test_receipts_are_rolled_at_the_start(database_url: str) -> None:
     async with connect(database_url) as connection, _housekeeping(settings(database_url)):
-        query = "SELECT count(*) = 9 FROM pg_inherits WHERE inhparent = 'outbox_receipts'::regclass"
+        query = "SELECT count(*) = 9 FROM pg_inherits WHERE inhparent = 'outbox_receipt_batches'::regclass"
         await until(lambda: connection.fetchval(query))
 
 
@@ -144,7 +144,7 @@ async def test_what_is_locked_can_wait(database_url: str, lock: str) -> None:
 async def test_one_relay_at_a_time(database_url: str) -> None:
     """A relay that does not get the turn leaves the task to the one that has it."""
     using = settings(database_url)
-    query = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'outbox_receipts'::regclass"
+    query = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'outbox_receipt_batches'::regclass"
     async with connect(database_url) as holder, connect(database_url) as connection:
         async with holder.transaction():
             await holder.execute("SELECT pg_advisory_xact_lock($1, 1)", housekeeping._LOCK_NAMESPACE)

@@ -124,6 +124,59 @@ async def test_receipts_of_each_day_go_with_the_rest(empty_database_url: str) ->
     assert not any("outbox_receipts" in name for name in await _schema(empty_database_url))
 
 
+# Batches of several messages and of one; a gap; several receipts at one place and before a gap; without an id; of
+# another day, and of a day that has no partition.
+_OLD_RECEIPTS = """
+    INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint, id)
+    SELECT gen_random_uuid(), topic, partition, "offset", delivered_at - random() * interval '1 s', delivered_at,
+        hashtextextended(random()::text, 0), nullif(floor(random() * 4), 0)
+    FROM (VALUES ('t', now()), ('t', now() + interval '1 us'), ('u', now() - interval '1 day'), ('u', '2020-02-02'))
+            AS settled (topic, delivered_at),
+        (VALUES (0), (1)) AS numbered (partition),
+        unnest('{0,1,2,3,5,5,7,8,8,8,9,10,40}'::bigint[]) AS "offset"
+    ORDER BY random()
+"""
+_DAY_BEFORE = """
+    SELECT format('CREATE TABLE outbox_receipts_%s PARTITION OF outbox_receipts FOR VALUES FROM (%L) TO (%L)',
+        to_char(day, 'YYYYMMDD'), day, day + 1)
+    FROM CAST(clock_timestamp() AT TIME ZONE 'UTC' - interval '1 day' AS date) AS day
+"""
+_DAYS = """
+    SELECT right(relname, 8), pg_get_expr(relpartbound, pg_class.oid)
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = to_regclass($1) AND relname ~ '_[0-9]{8}$' ORDER BY 1
+"""
+
+
+async def test_receipts_are_carried_over_in_both_directions(empty_database_url: str) -> None:
+    await migrate.upgrade(empty_database_url)
+    await migrate.downgrade(empty_database_url, "engine_0004")
+    everything = "SELECT r::text FROM (SELECT * FROM outbox_receipts) AS r ORDER BY 1"
+    async with connect(empty_database_url, timezone="UTC") as connection:
+        await connection.execute("SELECT outbox_roll_receipts('7 days')")
+        await connection.execute(await connection.fetchval(_DAY_BEFORE))
+        await connection.execute(_OLD_RECEIPTS)
+        before = await connection.fetch(everything)
+        days = await connection.fetch(_DAYS, "outbox_receipts")
+        settle = await connection.prepare("INSERT INTO outbox_receipts SELECT * FROM outbox_receipts LIMIT 0")
+        await settle.fetch()
+        assert (len(before), len(days)) == (4 * 2 * 13, 9)
+        await migrate.upgrade(empty_database_url)
+        assert await connection.fetch(everything) == before
+        assert await connection.fetch(_DAYS, "outbox_receipt_batches") == days
+        # Of a settle: 0–3, 5, 7–10, 40; once more 5; and twice more 8.
+        assert await connection.fetchval("SELECT count(*) FROM outbox_receipt_batches") == 4 * 2 * 7
+        assert await connection.fetchval("SELECT count(*) FROM outbox_receipt_batches_default") == 2 * 7
+        await settle.fetch()  # a relay's, prepared before
+        await migrate.downgrade(empty_database_url, "engine_0004")
+        assert await connection.fetch(everything) == before
+        assert await connection.fetch(_DAYS, "outbox_receipts") == days
+        assert await connection.fetchval("SELECT count(*) FROM outbox_receipts_default") == 2 * 13
+        await settle.fetch()
+    await migrate.upgrade(empty_database_url)
+    await _check_drift(empty_database_url)
+
+
 async def test_the_engine_alone_moves_into_a_database_that_has_migrations_of_its_own(empty_database_url: str) -> None:
     async with connect(empty_database_url) as connection:
         await connection.execute(

@@ -12,7 +12,8 @@ from tests.engine import connect, settings
 from tests.explain import Explained, array, explain, explain_prepared
 from tests.ledger import Ledger
 
-_LARGE = {"outbox_messages", "outbox_parked", "outbox_dead_letters", "outbox_receipts_default"}
+_ID = "01890000-0000-7000-8000-000000000000"
+_LARGE = {"outbox_messages", "outbox_parked", "outbox_dead_letters", "outbox_receipt_batches_default"}
 _NO_VACUUM = "ALTER TABLE outbox_messages SET (autovacuum_enabled = off)"
 # All that 200,000 deliveries leave behind.
 _DELIVERED_BEFORE = """
@@ -39,6 +40,12 @@ _DEAD_LETTERS = """
     SELECT outbox_bucket(key) & 31, n, outbox_uuid7(), 't', key, '{}', 'test', now(), 'TEST'
     FROM (SELECT n, convert_to('dead ' || n, 'UTF8') AS key FROM generate_series(1, 5000) AS n) AS fill
 """
+
+# The receipt of a batch, as parameters.
+_RECEIPT = (
+    *("'{t}'", "'{0}'", "'{0}'"),
+    *(f"ARRAY['[{_ID},{_ID}]']", f"ARRAY['{{{_ID}}}']", "ARRAY['{1}']", "ARRAY['{0}']", "ARRAY['{0}']"),
+)
 
 
 @asynccontextmanager
@@ -76,9 +83,8 @@ async def test_after_200_000_deliveries_without_vacuum(database_url: str) -> Non
                 fetch = await explain(slot, statements.FETCH, *_fetch(lanes))
                 fetched = (await store.fetch(slot, lanes, messages=64, size=1_000_000)).messages
                 assert len(fetched) == len(messages)
-                ones = array([1] * len(fetched))
                 keys = array([each.lane for each in fetched]), array([each.id for each in fetched])
-                settle = await explain(slot, statements.DELIVERED, *keys, ones, ones, ones)
+                settle = await explain(slot, statements.RECEIPTED, *keys, *_RECEIPT)
                 park = await explain(slot, statements.PARK, *(array([]),) * 3)
     for explained in (look, claim, fetch, settle, park):
         assert not explained.read_whole & _LARGE
@@ -120,23 +126,33 @@ async def test_with_100_000_parked_messages(database_url: str, state: str) -> No
 
 async def test_plans_made_while_nothing_was_owed_are_good_for_a_backlog(database_url: str) -> None:
     none = array([])
-    prepared = {"delivered": 5, "delivered_no_receipt": 2, "park": 3, "bury": 3, "returned": 3}
+    prepared = {
+        "receipted": [none] * 2 + list(_RECEIPT),
+        "receipted_of_lane": ["'1'", none, *_RECEIPT],
+        "delivered": [none] * 2,
+        "delivered_of_lane": ["'1'", none],
+        "park": [none] * 3,
+        "bury": [none] * 3,
+        "returned": [none] * 3,
+    }
     async with connect(database_url) as connection, _slot(database_url) as slot:
         await connection.execute(_NO_VACUUM)
         await connection.execute("VACUUM (ANALYZE) outbox_messages, outbox_parked, outbox_dead_letters")
         for name, parameters in prepared.items():
             await slot.execute(f"PREPARE {name} AS {getattr(statements, name.upper())}")
-            await explain_prepared(slot, name, *[none] * parameters)
+            await explain_prepared(slot, name, *parameters)
         messages = await Ledger(connection).fill("t", messages=20_000, keys=1000)
         async with slot.transaction():
             lanes = await store.claim(slot, range(32), limit=32)
             fetched = (await store.fetch(slot, lanes, messages=32, size=1_000_000)).messages
             assert len(messages) > 16 * len(fetched), "reading everything for each name would not be noticed"
             keys = array([each.lane for each in fetched]), array([each.id for each in fetched])
-            others = array([1] * len(fetched)), array(["null"] * len(fetched))
             for name, parameters in prepared.items():
-                rest = {5: (others[0],) * 3, 3: (others[name != "bury"],), 2: ()}[parameters]
-                explained = await _undone(slot, name, *keys, *rest)
+                rest = parameters[2:]
+                if rest == [none]:
+                    rest = [array(["1" if name == "bury" else "null"] * len(fetched))]
+                named = (f"'{fetched[0].lane}'", keys[1]) if name.endswith("of_lane") else keys
+                explained = await _undone(slot, name, *named, *rest)
                 assert explained.rows < 5 * len(fetched), f"{name} touched {explained.rows} rows"
 
 

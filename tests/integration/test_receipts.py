@@ -1,11 +1,18 @@
 """What the broker confirmed, by days."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
 import asyncpg
+import pytest
+from structlog.testing import capture_logs
 
-from tests.engine import Broker, assess, connect, empty, engine
+from app.outbox.fingerprint import fingerprint
+from relay import store
+from relay.outcomes import Delivered, OwedMessage
+from tests.engine import Broker, assess, connect, empty, engine, settings
 from tests.ledger import Ledger
 from tests.waiting import until
 
@@ -15,12 +22,12 @@ _RECEIPT = """
 """
 _PARTITIONS = """
     SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-    WHERE inhparent = 'outbox_receipts'::regclass ORDER BY relname
+    WHERE inhparent = 'outbox_receipt_batches'::regclass ORDER BY relname
 """
 
 
 def _name(day: datetime) -> str:
-    return f"outbox_receipts_{day:%Y%m%d}"
+    return f"outbox_receipt_batches_{day:%Y%m%d}"
 
 
 async def _partitions(connection: asyncpg.Connection) -> list[str]:
@@ -39,9 +46,11 @@ async def test_partitions_are_made_ahead_and_take_over_what_came_before_them(dat
         await _roll(connection)
         await _roll(connection)  # safe to repeat
         days = [_name(now + timedelta(days=number)) for number in range(8)]
-        assert await _partitions(connection) == [*days, "outbox_receipts_default"]
-        assert await connection.fetchval("SELECT tableoid::regclass::text FROM outbox_receipts LIMIT 1") == days[0]
-        assert await connection.fetchval("SELECT count(*) FROM outbox_receipts_default") == 1
+        assert await _partitions(connection) == [*days, "outbox_receipt_batches_default"]
+        assert (
+            await connection.fetchval("SELECT tableoid::regclass::text FROM outbox_receipt_batches LIMIT 1") == days[0]
+        )
+        assert await connection.fetchval("SELECT count(*) FROM outbox_receipt_batches_default") == 1
 
 
 async def test_partitions_are_dropped_when_all_of_them_is_older_than_the_retention(database_url: str) -> None:
@@ -50,7 +59,7 @@ async def test_partitions_are_dropped_when_all_of_them_is_older_than_the_retenti
         for age in (6, 8, 9):
             day = (now - timedelta(days=age)).replace(hour=0, minute=0, second=0, microsecond=0)
             await connection.execute(
-                f"CREATE TABLE {_name(day)} PARTITION OF outbox_receipts "
+                f"CREATE TABLE {_name(day)} PARTITION OF outbox_receipt_batches "
                 f"FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')"
             )
             await connection.execute(_RECEIPT, day)
@@ -77,7 +86,7 @@ async def test_a_settle_waits_while_its_partition_is_made(database_url: str) -> 
         await until(waiting)
         await transaction.commit()
         await settle
-        assert await slot.fetchval("SELECT count(*) FROM outbox_receipts_default") == 0
+        assert await slot.fetchval("SELECT count(*) FROM outbox_receipt_batches_default") == 0
         assert await slot.fetchval("SELECT count(*) FROM outbox_receipts") == 2
 
 
@@ -98,3 +107,116 @@ async def test_receipts_can_be_switched_off(database_url: str) -> None:
         await empty(database_url)
         assert len(broker.records) == len(messages)
         assert await connection.fetchval("SELECT count(*) FROM outbox_receipts") == 0
+
+
+async def _fetch_and_settle(
+    slot: asyncpg.Connection, confirm: Callable[[list[OwedMessage]], list[Delivered]], **overrides: object
+) -> list[OwedMessage]:
+    """One round of a slot in which the broker confirms these; all that was fetched."""
+    using = settings("postgresql://", **overrides)
+    async with slot.transaction():
+        lanes = await store.claim(slot, range(32), limit=32)
+        messages = (await store.fetch(slot, lanes, messages=2000, size=1_000_000)).messages
+        await store.settle(slot, store.Settlement(delivered=confirm(messages)), using)
+    return messages
+
+
+@pytest.fixture
+async def slot(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await store.connect(settings(database_url))
+    yield connection
+    await connection.close(timeout=10)
+
+
+async def test_a_confirmed_batch_is_a_row_and_each_message_has_its_own_line(
+    database_url: str, slot: asyncpg.Connection
+) -> None:
+    async with connect(database_url) as connection:
+        await Ledger(connection).fill("t", messages=300, keys=20)
+        before = await connection.fetch("SELECT message_id, created_at, id FROM outbox_messages ORDER BY id")
+        kept = await _fetch_and_settle(slot, lambda owed: [Delivered(owed[:200], 1, 70), Delivered(owed[200:], 2, 0)])
+        batches = await connection.fetch(
+            'SELECT topic, partition, "offset", cardinality(ids), lower(span), upper(span), delivered_at '
+            "FROM outbox_receipt_batches ORDER BY partition"
+        )
+        spans = [sorted(UUID(each.message_id) for each in part) for part in (kept[:200], kept[200:])]
+        assert [tuple(row)[:6] for row in batches] == [
+            ("t", 1, 70, 200, spans[0][0], spans[0][-1]),
+            ("t", 2, 0, 100, spans[1][0], spans[1][-1]),
+        ]
+        moment = batches[0]["delivered_at"]
+        receipts = await connection.fetch("SELECT * FROM outbox_receipts ORDER BY id")
+    assert batches[1]["delivered_at"] == moment
+    assert [(row["message_id"], row["created_at"], row["id"]) for row in receipts] == [tuple(row) for row in before]
+    places = {each.id: (1, 70 + n) if n < 200 else (2, n - 200) for n, each in enumerate(kept)}
+    prints = {each.id: fingerprint(each) for each in kept}
+    for row in receipts:
+        assert (row["partition"], row["offset"]) == places[row["id"]]
+        assert (row["topic"], row["fingerprint"], row["delivered_at"]) == ("t", prints[row["id"]], moment)
+
+
+@pytest.mark.parametrize("receipts", [True, False])
+async def test_an_id_alone_names_no_row_of_another_lane(
+    database_url: str, slot: asyncpg.Connection, receipts: bool
+) -> None:
+    async with connect(database_url) as connection:
+        await connection.execute(
+            "INSERT INTO outbox_messages (lane, id, topic, type) SELECT lane, id, 't', 't' "
+            "FROM generate_series(1, 2) AS lane, generate_series(10, 11) AS id"
+        )
+
+        async def left(*confirmed: tuple[int, int]) -> list[tuple[int, int]]:
+            def confirm(owed: list[OwedMessage]) -> list[Delivered]:
+                return [Delivered([each for each in owed if (each.lane, each.id) in confirmed], 0, 0)]
+
+            await _fetch_and_settle(slot, confirm, receipts=receipts)
+            return [tuple(row) for row in await connection.fetch("SELECT lane, id FROM outbox_messages ORDER BY 1, 2")]
+
+        assert await left((1, 10), (2, 11)) == [(1, 11), (2, 10)]
+        assert await left((1, 11)) == [(2, 10)]
+
+
+async def test_a_receipt_says_what_was_confirmed_whoever_removed_the_row(
+    database_url: str, slot: asyncpg.Connection
+) -> None:
+    async with connect(database_url) as connection:
+        await Ledger(connection).fill("t", messages=3, keys=1)
+        with capture_logs() as logs:
+            async with slot.transaction():
+                lanes = await store.claim(slot, range(32), limit=32)
+                owed = (await store.fetch(slot, lanes, messages=9, size=1_000_000)).messages
+                await connection.execute("DELETE FROM outbox_messages WHERE id = $1", owed[1].id)
+                await store.settle(slot, store.Settlement(delivered=[Delivered(owed, 0, 5)]), settings(database_url))
+        assert [(entry["event"], entry["expected"], entry["deleted"]) for entry in logs] == [
+            ("settle.rows_missing", 3, 2)
+        ]
+        rows = await connection.fetch('SELECT message_id, "offset" FROM outbox_receipts ORDER BY "offset"')
+    assert [tuple(row) for row in rows] == [(UUID(each.message_id), 5 + n) for n, each in enumerate(owed)]
+
+
+async def test_a_moment_that_no_clock_tells_does_not_stop_a_lane(database_url: str) -> None:
+    broker = Broker()
+    async with connect(database_url) as connection, engine(database_url, broker):
+        for moment in ("infinity", "-infinity", "20000-01-01"):
+            await connection.execute(
+                "INSERT INTO outbox_messages (topic, type, created_at) VALUES ('t', 't', $1::text::timestamptz)", moment
+            )
+        await empty(database_url)
+        rows = await connection.fetch("SELECT created_at::text FROM outbox_receipts ORDER BY id")
+    last = "9999-12-31 00:00:00+00"
+    assert [row[0] for row in rows] == [last, "0001-01-01 00:00:00+00", last]
+
+
+async def test_a_receipt_may_be_inserted_alone(database_url: str) -> None:
+    """As a relay of before batches does it."""
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    receipts = [(uuid4(), "t", 3, n, moment - timedelta(microseconds=n), moment, n - 1, n or None) for n in range(3)]
+    async with connect(database_url) as connection:
+        await connection.executemany(
+            'INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, '
+            "fingerprint, id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            receipts,
+        )
+        rows = await connection.fetch('SELECT * FROM outbox_receipts ORDER BY "offset"')
+        assert [tuple(row) for row in rows] == receipts
+        assert await connection.fetchval("SELECT count(*) FROM outbox_receipt_batches") == 3

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import asyncpg
 import pytest
 from sqlalchemy import make_url
 
+from app import migrate
 from app.db import Base
 from app.outbox.roles import APP, INGEST, OPERATORS, RELAY, ROLES, statements
 from relay import housekeeping
@@ -58,6 +60,7 @@ FORBIDDEN = {
         "INSERT INTO outbox_topics (topic) VALUES ('x')",
         "SELECT * FROM outbox_dead_letters",
         "SELECT * FROM outbox_receipts",
+        "SELECT fingerprints FROM outbox_receipt_batches",
         "DELETE FROM applications",
         "SELECT outbox_roll_receipts('1 second')",
         "SELECT outbox_limit_messages(1)",
@@ -68,7 +71,8 @@ FORBIDDEN = {
         "INSERT INTO outbox_messages (topic, type) VALUES ('t', 't')",
         "UPDATE outbox_messages SET payload = ''",
         "SELECT * FROM applications",
-        "DELETE FROM outbox_receipts",
+        "DELETE FROM outbox_receipt_batches",
+        "UPDATE outbox_receipt_batches SET partition = 0",
         "DELETE FROM outbox_lanes",
         "DELETE FROM outbox_topics",
         "SELECT outbox_limit_messages(1)",
@@ -150,6 +154,55 @@ async def test_the_relay_works_as_its_role(login: Logins, owner: str) -> None:
             )
             await empty(owner)
         assert await connection.fetchval("SELECT count(*) FROM outbox_receipts") == 3
+
+
+# How a relay settled before receipts of a batch were one row.
+_OLD_SETTLE = """
+    WITH named AS MATERIALIZED (
+        SELECT * FROM unnest(
+            $1::text::smallint[], $2::text::bigint[], $3::text::integer[], $4::text::bigint[], $5::text::bigint[]
+        ) AS n (lane, id, partition, "offset", fingerprint)
+    ), gone AS (
+        DELETE FROM outbox_messages WHERE lane = ANY (ARRAY(SELECT DISTINCT lane FROM named))
+        AND id = ANY (ARRAY(SELECT id FROM named)) AND ((lane, id) IN (SELECT lane, id FROM named)) IS TRUE
+        RETURNING lane, id, message_id, topic, created_at
+    )
+    INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint, id)
+    SELECT message_id, topic, partition, "offset", created_at, (SELECT clock_timestamp()), fingerprint, id
+    FROM gone FULL JOIN named USING (lane, id) WHERE coalesce(message_id IS NOT NULL, false)
+"""
+_RECEIPTS = (
+    'SELECT message_id, topic, partition, "offset", created_at, fingerprint, id FROM outbox_receipts ORDER BY id'
+)
+
+
+async def test_a_relay_of_the_release_before_settles_as_its_role(login: Logins, owner: str) -> None:
+    async with connect(owner) as connection, connect(login(RELAY)) as relay:
+        for n in range(3):
+            await connection.execute("SELECT outbox_add('t', 'key', $1)", str(n))
+        owed = await connection.fetch("SELECT message_id, created_at, lane, id FROM outbox_messages ORDER BY id")
+        columns = [[row[2] for row in owed], [row[3] for row in owed], [0, 0, 0], [7, 8, 9], [-1, 0, 1]]
+        status = await relay.execute(_OLD_SETTLE, *(f"{{{str(column)[1:-1]}}}" for column in columns))
+        assert status == "INSERT 0 3", "it compares this with what was confirmed"
+        assert [tuple(row) for row in await connection.fetch(_RECEIPTS)] == [
+            (message_id, "t", 0, 7 + n, created_at, n - 1, number)
+            for n, (message_id, created_at, _, number) in enumerate(owed)
+        ]
+        assert await connection.fetchval("SELECT count(DISTINCT delivered_at) FROM outbox_receipts") == 1
+
+
+async def test_roles_keep_their_rights_when_receipts_move(login: Logins, owner: str) -> None:
+    """Between `outbox migrate` and `outbox roles` relays go on."""
+    one = "INSERT INTO outbox_receipts SELECT gen_random_uuid(), 't', 0, 0, now(), now(), 0, 1"
+    look = 'SELECT count(*) FROM (SELECT message_id, "offset" FROM outbox_receipts) AS r'
+    async with connect(login(RELAY)) as relay, connect(login(APP)) as app, connect(login(OPERATORS)) as operator:
+        for move in (partial(migrate.downgrade, owner, "engine_0004"), partial(migrate.upgrade, owner)):
+            await move()
+            await relay.execute(one)
+            assert await app.fetchval(look) == await operator.fetchval(look) > 0
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await app.execute("SELECT fingerprint FROM outbox_receipts")
+        await relay.execute("INSERT INTO outbox_receipt_batches SELECT * FROM outbox_receipt_batches LIMIT 1")
 
 
 async def test_the_relays_housekeeping_works_as_its_role_and_ends_frozen_sessions_of_its_own(

@@ -15,6 +15,7 @@ from app.kafka.walk import Bounds
 from relay.partitioner import partition_of
 from tests.auditing import PARTITIONS, Scene, found, only, scene_on
 from tests.ledger import Added
+from tests.receipts import forget, move
 from tests.relaying import running
 from tests.services.kafka import Kafka
 from tests.services.ports import free_port
@@ -59,7 +60,7 @@ async def test_a_system_with_nothing_in_it_is_clean(scene: Scene) -> None:
 async def test_a_record_whose_receipt_is_gone_is_invented(scene: Scene, messages: list[Added]) -> None:
     message = messages[17]
     place = await scene.place(message)
-    await scene.connection.execute("DELETE FROM outbox_receipts WHERE message_id = $1", message.message_id)
+    await forget(scene.connection, [message.message_id])
     only(await scene.audited(), Kind.INVENTED, (message, place))
 
 
@@ -88,9 +89,7 @@ async def test_records_of_others_are_counted_and_left_alone(scene: Scene, messag
 async def test_a_receipt_behind_the_end_of_the_log_is_a_loss(scene: Scene, messages: list[Added]) -> None:
     message = messages[5]
     partition, _ = await scene.place(message)
-    await scene.connection.execute(
-        'UPDATE outbox_receipts SET "offset" = 100000 WHERE message_id = $1', message.message_id
-    )
+    await move(scene.connection, message.message_id, 100_000)
     report = await scene.audited()
     # Its record is there, but not where the receipt says: one more than needed.
     assert found(report) == {Kind.LOST: 1, Kind.REPEATED: 1}
@@ -212,9 +211,7 @@ async def test_receipts_that_name_each_others_records(scene: Scene, messages: li
     one, other = _of_one_key(messages)[:2]
     places = [await scene.place(one), await scene.place(other)]
     for message, place in ((one, places[1]), (other, places[0])):
-        await scene.connection.execute(
-            'UPDATE outbox_receipts SET "offset" = $2 WHERE message_id = $1', message.message_id, place[1]
-        )
+        await move(scene.connection, message.message_id, place[1])
     only(await scene.audited(), Kind.FALSE_RECEIPT, (one, places[1]), (other, places[0]))
 
 
@@ -271,9 +268,7 @@ async def test_records_older_than_receipts_are_kept_are_beyond_judgement(scene: 
 async def test_only_some_offsets(scene: Scene, messages: list[Added]) -> None:
     places = [await scene.place(message) for message in messages]
     early = [message for message, place in zip(messages, places, strict=True) if place[1] < 10]
-    await scene.connection.execute(
-        "DELETE FROM outbox_receipts WHERE message_id = ANY($1)", [message.message_id for message in early]
-    )
+    await forget(scene.connection, [message.message_id for message in early])
     report = await scene.audited(Scope(first=10))
     assert report.findings == ()
     assert report.topics[0].records == report.topics[0].receipts == len(messages) - len(early)
@@ -306,7 +301,7 @@ async def test_a_range_says_nothing_of_repeats_of_what_lies_before_it(scene: Sce
 
 
 async def test_examples_are_as_many_as_wanted(scene: Scene, messages: list[Added]) -> None:
-    await scene.connection.execute("DELETE FROM outbox_receipts")
+    await scene.connection.execute("DELETE FROM outbox_receipt_batches")
     (finding,) = (await scene.audited(Scope(topics=(scene.topic,)), examples=3)).findings
     assert (finding.count, len(finding.examples)) == (len(messages), 3)
     (finding,) = (await scene.audited(Scope(topics=(scene.topic,)), examples=0)).findings

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given, settings
@@ -111,9 +110,3 @@ def test_the_first_message_is_taken_whatever_its_size() -> None:
     messages = [message("t", b"k", bytes(5000)) for _ in range(2)]
     batch, stop = pack(messages, 0, 2, timestamp=NOW, compression="none", size=OVERHEAD)
     assert (batch.record_count(), stop) == (1, 1)
-
-
-@pytest.mark.parametrize("moment", [-(1 << 63), (1 << 63) - 1, -62_135_596_800_000_001, 253_402_300_800_000_000])
-def test_a_time_that_no_calendar_has_does_not_stop_the_message(moment: int) -> None:
-    ((*_, headers),) = _records(_packed([message("t")._replace(created_at=moment)])._build())
-    assert dict(headers)["ce_time"][4:].startswith(b"-")
