@@ -72,3 +72,21 @@ async def test_an_unavailable_topic_hurts_no_other(stage: Stage) -> None:
         if not isinstance(outcome, Delivered | Unsent):
             assert isinstance(outcome, TopicUnavailable)
             assert {each.topic for each in members(outcome)} == {outcome.topic}
+
+
+@pytest.mark.parametrize("garbage", [b"\x02\x04", b"\x40\x02x\x02", b"\x02\x7fxx", b"\x02\x02x\x02yz"])
+async def test_a_message_whose_stored_headers_are_none_is_refused_and_hurts_no_other(
+    stage: Stage, garbage: bytes
+) -> None:
+    topic = await stage.topic()
+    sent = [message(topic, b"key", b"%d" % number) for number in range(3)]
+    sent[1] = sent[1]._replace(headers=[garbage])
+    stage.refuse(sent[1])
+    (outcome,) = await stage.publisher.publish(sent, singly=(), deadline=DEADLINE)
+    assert isinstance(outcome, BatchRefused)
+    await stage.publisher.open()
+    first, second, rest = await stage.publisher.publish(sent, singly=[topic], deadline=DEADLINE)
+    assert delivered([first]) == sent[:1]
+    assert isinstance(second, Refused)
+    assert second.message == sent[1]
+    assert rest == Unsent(sent[2:])

@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from app import migrate
 from app.errors import SchemaError
+from app.outbox.headers import stored
 from tests.engine import connect
 
 # Everything in the schema that a migration could leave behind, and its definition.
@@ -175,6 +176,38 @@ async def test_receipts_are_carried_over_in_both_directions(empty_database_url: 
         await settle.fetch()
     await migrate.upgrade(empty_database_url)
     await _check_drift(empty_database_url)
+
+
+# The same messages wherever they can lie.
+_ELSEWHERE = """
+    INSERT INTO outbox_parked (lane, id, message_id, topic, headers, type, created_at)
+    SELECT lane, id, message_id, topic, headers, type, created_at FROM outbox_messages;
+    INSERT INTO outbox_dead_letters (lane, id, message_id, topic, headers, type, created_at, reason)
+    SELECT lane, id, message_id, topic, headers, type, created_at, 'TEST' FROM outbox_messages
+"""
+
+
+async def test_an_older_version_finds_headers_as_it_stores_them(empty_database_url: str) -> None:
+    await migrate.upgrade(empty_database_url)
+    pairs = [("content-type", b"text/plain"), ("note", b"x" * 100)]
+    async with connect(empty_database_url) as connection:
+        for headers in stored(pairs), [b"listed", b"before"], []:
+            await connection.execute(
+                "INSERT INTO outbox_messages (topic, type, headers) VALUES ('t', 'test', $1)", headers
+            )
+        await connection.execute(_ELSEWHERE)
+    await migrate.downgrade(empty_database_url, "engine_0005")
+    async with connect(empty_database_url) as connection:
+        for table in ("outbox_messages", "outbox_parked", "outbox_dead_letters"):
+            query = "SELECT headers FROM outbox ORDER BY id".replace("outbox", table)
+            assert [row[0] for row in await connection.fetch(query)] == [
+                [part for name, value in pairs for part in (name.encode(), value)],
+                [b"listed", b"before"],
+                [],
+            ]
+        with pytest.raises(asyncpg.RestrictViolationError):
+            await connection.execute("UPDATE outbox_messages SET type = 'other'")
+    await migrate.upgrade(empty_database_url)
 
 
 async def test_the_engine_alone_moves_into_a_database_that_has_migrations_of_its_own(empty_database_url: str) -> None:

@@ -235,3 +235,39 @@ async def _blocked(session: AsyncSession) -> bool:
             text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))")
         )
     )
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [b"content-type"],
+        [b""],
+        [b"a", b"b", b"c"],
+        [b"a", None],
+        [None],
+        [b"\x02"],
+        [b"\x03\x02x\x02y"],
+        [b"\x42\x02x\x02y"],
+        [b"\x02\x01xy"],
+    ],
+)
+async def test_headers_that_are_none_are_refused(database_url: str, headers: list[bytes | None]) -> None:
+    async with connect(database_url) as connection:
+        with pytest.raises(asyncpg.CheckViolationError, match="ck_outbox_messages_headers"):
+            await connection.execute(
+                "INSERT INTO outbox_messages (topic, type, headers) VALUES ('t', 'test', $1)", headers
+            )
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 32, 33, 100])
+async def test_whichever_way_headers_are_stored_sql_reads_them(
+    database_url: str, sessions: async_sessionmaker[AsyncSession], number: int
+) -> None:
+    sizes = [0, 1, 63, 64, 8191, 8192]
+    headers = tuple((f"имя-{n}" * n, bytes([n]) * sizes[n % len(sizes)]) for n in range(number))
+    async with sessions.begin() as session:
+        await add(session, message(headers=headers))
+    async with connect(database_url) as connection:
+        parts, listed = await connection.fetchrow("SELECT headers, outbox_headers(headers) FROM outbox_messages")
+    assert len(parts) == (1 if 0 < number <= 32 else 2 * number)
+    assert listed == [part for name, value in headers for part in (name.encode(), value)]
