@@ -10,6 +10,7 @@ import asyncpg
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from bench import receipts
 from bench.options import Options
 from bench.results import Measure, Table
 from bench.services import Services
@@ -68,6 +69,7 @@ async def run(services: Services, options: Options) -> list[Table]:
         ),
         await _key_locks(services, options),
         await _drivers(services, options),
+        *await receipts.run(services, options),
     ]
 
 

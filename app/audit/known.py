@@ -9,10 +9,18 @@ import asyncpg
 
 from app.audit.report import Example, Standing
 
-# One statement over all tables, because the relay moves messages between them.
+# One statement over all tables, because the relay moves messages between them. Of receipts it takes the batches that
+# span one of the messages, each once, and looks for these in them; IS TRUE makes that a look-up in a hash table,
+# however few or many the planner expects.
 _FIND = """
-    SELECT r.message_id::text, 'receipt' AS place, r.topic, r.partition, r."offset", r.fingerprint, r.id, r.created_at
-    FROM outbox_receipts AS r WHERE r.message_id = ANY($1::uuid[])
+    SELECT m.message_id::text, 'receipt' AS place, b.topic, b.partition, b."offset" + m.number - 1 AS "offset",
+        m.fingerprint, m.id, timestamptz '1970-01-01 00:00:00Z' + m.created_at_us * interval '1 microsecond'
+    FROM outbox_receipt_batches AS b
+    CROSS JOIN LATERAL unnest(b.message_ids, b.created_at_us, b.fingerprints, b.ids)
+        WITH ORDINALITY AS m (message_id, created_at_us, fingerprint, id, number)
+    WHERE b.span && (
+        SELECT range_agg(outbox_message_id_range(wanted, wanted, '[]')) FROM unnest($1::uuid[]) AS wanted
+    ) AND (m.message_id IN (SELECT unnest($1::uuid[]))) IS TRUE
     UNION ALL
     SELECT m.message_id::text, 'owed', m.topic, NULL, NULL, NULL, m.id, m.created_at
     FROM outbox_messages AS m WHERE m.message_id = ANY($1::uuid[])
@@ -27,7 +35,7 @@ _FIND = """
 # Topics that anything was, or is to be, sent to.
 _TOPICS = """
     SELECT topic FROM (
-        SELECT topic FROM outbox_receipts
+        SELECT topic FROM outbox_receipt_batches
         UNION SELECT topic FROM outbox_messages
         UNION SELECT topic FROM outbox_parked
         UNION SELECT topic FROM outbox_dead_letters
@@ -37,33 +45,44 @@ _TOPICS = """
 # The same of these topics alone: the first row of each is enough.
 _CHOSEN = """
     SELECT topic FROM unnest($1::text[]) AS chosen (topic)
-    WHERE EXISTS (SELECT FROM outbox_receipts AS r WHERE r.topic = chosen.topic)
+    WHERE EXISTS (SELECT FROM outbox_receipt_batches AS b WHERE b.topic = chosen.topic)
         OR EXISTS (SELECT FROM outbox_messages AS m WHERE m.topic = chosen.topic)
         OR EXISTS (SELECT FROM outbox_parked AS p WHERE p.topic = chosen.topic)
         OR EXISTS (SELECT FROM outbox_dead_letters AS d WHERE d.topic = chosen.topic)
     GROUP BY topic ORDER BY topic COLLATE "C"
 """
 
-# Messages with two receipts, and messages that have one and are still owed; with the number of all of them.
+# Messages with two receipts, and messages that have one and are still owed; with the number of all of them. The second
+# brings both together by counting: a join might be made for the few messages that the planner believes in.
 _TWICE = """
-    SELECT message_id::text, min(topic), count(*) OVER () FROM outbox_receipts
+    SELECT message_id::text, min(topic), count(*) OVER ()
+    FROM outbox_receipt_batches CROSS JOIN LATERAL unnest(message_ids) AS message_id
     WHERE $1::text[] = '{}' OR topic = ANY($1)
     GROUP BY message_id HAVING count(*) > 1 LIMIT $2
 """
 _STILL_OWED = """
-    SELECT m.message_id::text, m.topic, count(*) OVER () FROM (
-        SELECT message_id, topic FROM outbox_messages
-        UNION ALL SELECT message_id, topic FROM outbox_parked
-        UNION ALL SELECT message_id, topic FROM outbox_dead_letters WHERE state <> 'retried'
-    ) AS m
-    WHERE ($1::text[] = '{}' OR m.topic = ANY($1))
-        AND EXISTS (SELECT FROM outbox_receipts AS r WHERE r.message_id = m.message_id)
-    LIMIT $2
+    WITH owed AS MATERIALIZED (
+        SELECT message_id, topic FROM (
+            SELECT message_id, topic FROM outbox_messages
+            UNION ALL SELECT message_id, topic FROM outbox_parked
+            UNION ALL SELECT message_id, topic FROM outbox_dead_letters WHERE state <> 'retried'
+        ) AS m
+        WHERE $1::text[] = '{}' OR m.topic = ANY($1)
+    )
+    SELECT message_id::text, max(topic), count(*) OVER () FROM (
+        SELECT message_id, topic FROM owed
+        UNION ALL
+        SELECT message_id, NULL
+        FROM outbox_receipt_batches AS b CROSS JOIN LATERAL unnest(b.message_ids) AS message_id
+        WHERE b.span && (SELECT range_agg(outbox_message_id_range(message_id, message_id, '[]')) FROM owed)
+    ) AS named
+    GROUP BY message_id HAVING count(topic) > 0 AND count(*) > count(topic) LIMIT $2
 """
 
 # Receipts that name partitions which are not there.
 _ELSEWHERE = """
-    SELECT message_id::text, partition, "offset", count(*) OVER () FROM outbox_receipts
+    SELECT message_id::text, partition, "offset" + number - 1, count(*) OVER ()
+    FROM outbox_receipt_batches CROSS JOIN LATERAL unnest(message_ids) WITH ORDINALITY AS m (message_id, number)
     WHERE topic = $1 AND partition <> ALL($2::integer[]) LIMIT $3
 """
 

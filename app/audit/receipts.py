@@ -21,12 +21,21 @@ from app.kafka.walk import Bounds
 WHOLE = Bounds(-1, (1 << 63) - 1)
 """All offsets that there can be."""
 
+# Batches are taken apart by functions in the list of columns: in FROM, each batch would go through a store of its own.
+# Sorted are the receipts, for batches may lie over each other, if they are false.
 _COPY = """
     SELECT r.partition, r."offset", r.message_id::text, r.fingerprint, coalesce(r.id, -1)
-    FROM outbox_receipts AS r
-    JOIN unnest($2::integer[], $3::bigint[], $4::bigint[]) AS wanted (partition, first, "end")
-        ON r.partition = wanted.partition AND r."offset" >= wanted.first AND r."offset" < wanted."end"
-    WHERE r.topic = $1
+    FROM (
+        SELECT b.partition, wanted.first, wanted."end",
+            generate_series(b."offset", b."offset" + cardinality(b.ids) - 1) AS "offset",
+            unnest(b.message_ids) AS message_id, unnest(b.fingerprints) AS fingerprint, unnest(b.ids) AS id
+        FROM outbox_receipt_batches AS b
+        JOIN unnest($2::integer[], $3::bigint[], $4::bigint[]) AS wanted (partition, first, "end")
+            ON b.partition = wanted.partition AND b."offset" < wanted."end"
+            AND (b."offset" >= wanted.first OR b."offset" + cardinality(b.ids) > wanted.first)
+        WHERE b.topic = $1
+    ) AS r
+    WHERE r."offset" >= r.first AND r."offset" < r."end"
     ORDER BY r.partition, r."offset"
 """
 

@@ -86,7 +86,7 @@ _STATUS = text(
             WHERE datname = current_database() AND application_name = :relay_application
         ) AS slots_connected,
         (
-            SELECT count(*) FROM outbox_receipts
+            SELECT coalesce(sum(cardinality(ids)), 0) FROM outbox_receipt_batches
             WHERE delivered_at > now() - interval '1 minute' AND delivered_at <= now()
         ) AS delivered_last_minute
     """

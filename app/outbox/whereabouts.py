@@ -83,7 +83,7 @@ Whereabouts: TypeAlias = Owed | Parked | Dead | Discarded | Delivered
 
 # One statement over all tables: the relay moves messages between them, and two statements could look into each table
 # while the message is in the other. A dead letter that was retried is where its message is now. Of a parked message
-# `behind` names what still holds it; one that nothing holds is owed.
+# `behind` names what still holds it; one that nothing holds is owed. Receipts are found by the batches that span it.
 _FIND = text(
     """
     SELECT found.*,
@@ -102,8 +102,12 @@ _FIND = text(
         LEFT JOIN outbox_dead_letters AS d ON d.lane = p.lane AND d.id = p.behind AND d.returning_at IS NULL
         WHERE p.message_id = :message_id
         UNION ALL
-        SELECT 3, 'delivered', r.topic, NULL, r.created_at, r.delivered_at, NULL, NULL, NULL, r.partition, r."offset"
-        FROM outbox_receipts AS r WHERE r.message_id = :message_id
+        SELECT 3, 'delivered', b.topic, NULL,
+            timestamptz '1970-01-01 00:00:00Z' + b.created_at_us[place] * interval '1 microsecond', b.delivered_at,
+            NULL, NULL, NULL, b.partition, b."offset" + place - 1
+        FROM outbox_receipt_batches AS b
+        CROSS JOIN LATERAL unnest(array_positions(b.message_ids, CAST(:message_id AS uuid))) AS place
+        WHERE b.span @> CAST(:message_id AS uuid)
         UNION ALL
         SELECT 4, d.state, d.topic, d.type, d.created_at, coalesce(d.decided_at, d.refused_at), NULL, d.reason,
             d.decision_reason, d.refusals, NULL

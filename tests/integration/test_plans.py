@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
+from app.audit import known
+from app.outbox import whereabouts
 from relay import statements, store
 from relay.floor import Lane
 from tests.engine import connect, settings
@@ -28,6 +30,17 @@ _PARKED_BEFORE = """
     SELECT outbox_bucket(key) & 31, n, outbox_uuid7(), 'shut', key, '{}', repeat('x', 100)::bytea, 'test', now()
     FROM (SELECT n, convert_to('key ' || n % 1000, 'UTF8') AS key FROM generate_series(1, 100000) AS n) AS fill;
     UPDATE outbox_lanes SET has_parked = true;
+"""
+# 10,000 batches of ten messages whose ids are made one after the other, as those of a round are.
+_BATCHES_BEFORE = """
+    INSERT INTO outbox_receipt_batches
+    SELECT 't', 0, n * 10, clock_timestamp(), outbox_message_id_range(ids[1], ids[10], '[]'), ids,
+        '{1,2,3,4,5,6,7,8,9,10}', '{0,0,0,0,0,0,0,0,0,0}', '{0,0,0,0,0,0,0,0,0,0}'
+    FROM (
+        SELECT n, array_agg(overlay(outbox_uuid7()::text PLACING lpad(to_hex(i), 8, '0') FROM 1)::uuid ORDER BY i)
+            AS ids
+        FROM generate_series(1, 10000) AS n, generate_series(n * 10, n * 10 + 9) AS i GROUP BY n
+    ) AS made
 """
 _TOPICS = {
     "paused": "INSERT INTO outbox_topics (topic, paused_at) VALUES ('shut', now())",
@@ -154,6 +167,23 @@ async def test_plans_made_while_nothing_was_owed_are_good_for_a_backlog(database
                 named = (f"'{fetched[0].lane}'", keys[1]) if name.endswith("of_lane") else keys
                 explained = await _undone(slot, name, *named, *rest)
                 assert explained.rows < 5 * len(fetched), f"{name} touched {explained.rows} rows"
+
+
+async def test_a_delivered_message_is_found_by_the_span_of_its_batch(database_url: str) -> None:
+    async with connect(database_url, plan_cache_mode="force_generic_plan") as connection:
+        await connection.execute(_BATCHES_BEFORE)
+        row = await connection.fetchrow("SELECT message_ids[3], message_ids[7] FROM outbox_receipt_batches OFFSET 777")
+        one = whereabouts._FIND.text.replace(":message_id", "$1::uuid")
+        lookups = [
+            (await explain(connection, one, f"'{row[0]}'"), 1),
+            (await explain(connection, known._FIND, array(list(row))), 2),
+            (await explain(connection, known._FIND, array(list(row) * 2000)), 2),
+        ]
+    for explained, found in lookups:
+        assert "outbox_receipt_batches_default" not in explained.read_whole
+        assert "outbox_receipt_batches_default_span_idx" in explained.indexes
+        assert explained.plan["Actual Rows"] == found
+        assert explained.buffers < 100
 
 
 async def _undone(slot: asyncpg.Connection, name: str, *arguments: str) -> Explained:

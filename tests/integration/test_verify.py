@@ -207,6 +207,24 @@ async def test_two_receipts_at_one_place(scene: Scene, messages: list[Added]) ->
     assert (finding.examples[0].partition, finding.examples[0].offset) == place
 
 
+async def test_a_batch_that_lies_over_others(scene: Scene, messages: list[Added]) -> None:
+    """Its receipts, of messages that nobody knows, name places in the middle of a true batch."""
+    await scene.connection.execute(
+        """
+        INSERT INTO outbox_receipt_batches
+        SELECT topic, partition, "offset" + 3, delivered_at, outbox_message_id_range(others[1], others[5], '[]'),
+            others, '{1,2,3,4,5}', '{0,0,0,0,0}', '{0,0,0,0,0}'
+        FROM outbox_receipt_batches, (
+            SELECT array_agg(id ORDER BY id) AS others
+            FROM (SELECT gen_random_uuid() AS id FROM generate_series(1, 5)) AS made
+        ) AS forged
+        WHERE cardinality(message_ids) > 9 ORDER BY partition LIMIT 1
+        """
+    )
+    report = await scene.audited()
+    assert (found(report), report.topics[0].receipts) == ({Kind.FALSE_RECEIPT: 5}, len(messages) + 5)
+
+
 async def test_receipts_that_name_each_others_records(scene: Scene, messages: list[Added]) -> None:
     one, other = _of_one_key(messages)[:2]
     places = [await scene.place(one), await scene.place(other)]
@@ -275,6 +293,13 @@ async def test_only_some_offsets(scene: Scene, messages: list[Added]) -> None:
     report = await scene.audited(Scope(end=10))
     assert found(report) == {Kind.INVENTED: len(early)}
     assert (report.topics[0].records, report.topics[0].receipts) == (len(early), 0)
+
+
+async def test_offsets_that_cut_a_batch(scene: Scene, messages: list[Added]) -> None:
+    places = [await scene.place(message) for message in messages]
+    between = [place for place in places if 10 <= place[1] < 20]
+    report = await scene.audited(Scope(first=10, end=20))
+    assert (report.findings, report.topics[0].records, report.topics[0].receipts) == ((), len(between), len(between))
 
 
 async def test_only_some_time(scene: Scene, messages: list[Added]) -> None:
