@@ -9,12 +9,15 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from app.audit import known
+from app.outbox import whereabouts
 from app.outbox.fingerprint import fingerprint
 from relay import store
 from relay.outcomes import Delivered, OwedMessage
 from tests.engine import Broker, assess, connect, empty, engine, settings
 from tests.ledger import Ledger
 from tests.waiting import until
+from tests.writers import sessions_on
 
 _RECEIPT = """
     INSERT INTO outbox_receipts (message_id, topic, partition, "offset", created_at, delivered_at, fingerprint)
@@ -155,6 +158,24 @@ async def test_a_confirmed_batch_is_a_row_and_each_message_has_its_own_line(
         assert (row["topic"], row["fingerprint"], row["delivered_at"]) == ("t", prints[row["id"]], moment)
 
 
+async def test_each_message_of_a_batch_is_found(database_url: str, slot: asyncpg.Connection) -> None:
+    async with connect(database_url) as connection, sessions_on(database_url, 1) as sessions:
+        await Ledger(connection).fill("t", messages=30, keys=20)
+        before = dict(await connection.fetch("SELECT message_id, created_at FROM outbox_messages"))
+        kept = await _fetch_and_settle(slot, lambda owed: [Delivered(owed[:20], 1, 70), Delivered(owed[20:], 2, 0)])
+        places = {UUID(each.message_id): (1, 70 + n) if n < 20 else (2, n - 20) for n, each in enumerate(kept)}
+        audited = await known.find(connection, [each.message_id for each in kept])
+        for message_id, place in places.items():
+            async with sessions() as session:
+                found = await whereabouts.find(session, message_id)
+            assert isinstance(found, whereabouts.Delivered)
+            assert (found.partition, found.offset, found.created_at) == (*place, before[message_id])
+            (receipt,) = audited[str(message_id)].places
+            assert (receipt.partition, receipt.offset) == place
+            assert audited[str(message_id)].created_at == before[message_id]
+    assert [audited[each.message_id].id for each in kept] == [each.id for each in kept]
+
+
 @pytest.mark.parametrize("receipts", [True, False])
 async def test_an_id_alone_names_no_row_of_another_lane(
     database_url: str, slot: asyncpg.Connection, receipts: bool
@@ -162,7 +183,7 @@ async def test_an_id_alone_names_no_row_of_another_lane(
     async with connect(database_url) as connection:
         await connection.execute(
             "INSERT INTO outbox_messages (lane, id, topic, type) SELECT lane, id, 't', 't' "
-            "FROM generate_series(1, 2) AS lane, generate_series(10, 11) AS id"
+            "FROM generate_series(1, 3) AS lane, generate_series(10, 11) AS id"
         )
 
         async def left(*confirmed: tuple[int, int]) -> list[tuple[int, int]]:
@@ -172,8 +193,8 @@ async def test_an_id_alone_names_no_row_of_another_lane(
             await _fetch_and_settle(slot, confirm, receipts=receipts)
             return [tuple(row) for row in await connection.fetch("SELECT lane, id FROM outbox_messages ORDER BY 1, 2")]
 
-        assert await left((1, 10), (2, 11)) == [(1, 11), (2, 10)]
-        assert await left((1, 11)) == [(2, 10)]
+        assert await left((1, 10), (2, 11)) == [(1, 11), (2, 10), (3, 10), (3, 11)]
+        assert await left((1, 11)) == [(2, 10), (3, 10), (3, 11)]
 
 
 async def test_a_receipt_says_what_was_confirmed_whoever_removed_the_row(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -118,6 +119,7 @@ async def test_the_api_works_as_its_role(login: Logins, owner: str) -> None:
         assert (await api.apply()).status_code == 201
         assert (await api.client.get("/applications")).json()["total"] == 1
         assert (await api.client.get("/readyz")).status_code == 200
+        assert (await api.client.get(f"/messages/{uuid4()}")).status_code == 404
     async with connect(owner) as connection:
         assert await connection.fetchval("SELECT count(*) FROM outbox_messages") == 1
 

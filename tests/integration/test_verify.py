@@ -300,6 +300,9 @@ async def test_offsets_that_cut_a_batch(scene: Scene, messages: list[Added]) -> 
     between = [place for place in places if 10 <= place[1] < 20]
     report = await scene.audited(Scope(first=10, end=20))
     assert (report.findings, report.topics[0].records, report.topics[0].receipts) == ((), len(between), len(between))
+    last = max(places, key=lambda place: place[1])[1]
+    report = await scene.audited(Scope(first=last))
+    assert (report.findings, report.topics[0].receipts) == ((), [offset for _, offset in places].count(last))
 
 
 async def test_only_some_time(scene: Scene, messages: list[Added]) -> None:
