@@ -60,7 +60,7 @@ def plan(fetched: Fetched, *, messages: int, size: int, probes: bool) -> Plan:
     full_lanes = set()
     for (lane, behind, _), members in lists.items():
         members.sort(key=_by_id)
-        if len(members) >= messages or sum(message.size for message in members) >= size:
+        if len(members) >= messages or sum([len(message.payload or b"") for message in members]) >= size:
             horizon[lane] = min(horizon.get(lane, members[-1].id), members[-1].id)
             if behind is None:
                 full_lanes.add(lane)

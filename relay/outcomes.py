@@ -32,11 +32,6 @@ class OwedMessage(NamedTuple):
     held: int | None = None
     behind: int | None = None
 
-    @property
-    def size(self) -> int:
-        """Bytes of the payload; what the byte cap of a fetch counts."""
-        return 0 if self.payload is None else len(self.payload)
-
 
 @dataclass(frozen=True, slots=True)
 class Delivered:

@@ -59,42 +59,52 @@ def _second(seconds: int) -> bytes:
     return f"{(datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat()}.".encode()  # noqa: DTZ001 - UTC, and unsaid
 
 
+class _AnyLengths:
+    """The same as LENGTHS, for all of them, and slower."""
+
+    def __getitem__(self, length: int) -> bytes:
+        return zigzag(length)
+
+
 def _record(position: int, message: OwedMessage) -> bytes:
     """One record, its length first."""
     try:
-        return _joined(position, message, LENGTHS.__getitem__)
+        return _joined(position, message, LENGTHS)
     except IndexError:  # something in it is longer than usual
-        return _joined(position, message, zigzag)
+        return _joined(position, message, _AnyLengths())
 
 
-def _joined(position: int, message: OwedMessage, number: Callable[[int], bytes]) -> bytes:
+def _joined(position: int, message: OwedMessage, lengths: "list[bytes] | _AnyLengths") -> bytes:
     """See `_record`. All records of a batch have its timestamp, so their distance from it is 0."""
     _, _, message_id, _, key, headers, payload, kind, created_at, _, _ = message
     seconds, microseconds = divmod(created_at, 1_000_000)
-    parts = [
-        b"\x00\x00",  # no attributes, no distance
-        number(position),
-        _NOTHING if key is None else number(len(key)),
-        key or b"",
-        _NOTHING if payload is None else number(len(payload)),
-        payload or b"",
-        number(_FIRST + (headers[0][0] >> 1 if len(headers) == 1 else len(headers) // 2)),
-        _SPECVERSION_AND_ID,
-        number(len(message_id)),
-        message_id.encode(),
-        _type(kind),
-        _TIME,
-        _second(seconds),
-        b"%06dZ" % microseconds,
-    ]
-    if len(headers) == 1:
-        parts.append(headers[0][1:])
+    if len(headers) == 1:  # stored as they stand here
+        ready = headers[0]
+        count, own = ready[0] >> 1, ready[1:]
     else:
-        names_and_values = iter(headers)
-        for name, value in zip(names_and_values, names_and_values, strict=True):
-            parts += (_name(name), number(len(value)), value)
-    content = b"".join(parts)
-    return number(len(content)) + content
+        parts = iter(headers)
+        count = len(headers) // 2
+        own = b"".join([_name(name) + lengths[len(value)] + value for name, value in zip(parts, parts, strict=True)])
+    content = b"".join(
+        (
+            b"\x00\x00",  # no attributes, no distance
+            lengths[position],
+            _NOTHING if key is None else lengths[len(key)],
+            key or b"",
+            _NOTHING if payload is None else lengths[len(payload)],
+            payload or b"",
+            lengths[_FIRST + count],
+            _SPECVERSION_AND_ID,
+            lengths[len(message_id)],
+            message_id.encode(),
+            _type(kind),
+            _TIME,
+            _second(seconds),
+            b"%06dZ" % microseconds,
+            own,
+        )
+    )
+    return lengths[len(content)] + content
 
 
 class RecordBatch:
