@@ -18,8 +18,8 @@ from relay.outcomes import OwedMessage
 
 _Compress = Callable[[bytes], bytes]
 
-# By the setting's name: the number in a batch's attributes, and how its records are compressed. Of zstd the fastest
-# level: at 3, which aiokafka takes, batches are as small, and take more than half as long again.
+# By the setting's name: the number in a batch's attributes, and how its records are compressed. Of zstd level 1: at 3,
+# which aiokafka takes, batches are as small, and take twice as long or more.
 _CODECS: dict[str, tuple[int, _Compress | None]] = {
     "none": (0, None),
     "zstd": (4, lambda records: codec.zstd_encode(records, level=1)),
@@ -29,10 +29,12 @@ _CODECS: dict[str, tuple[int, _Compress | None]] = {
 # producer's id, epoch and sequence, number of records. The length counts what comes after it, the checksum too.
 _PLACE, _GUARD, _CONTENT = struct.Struct(">qi"), struct.Struct(">ibI"), struct.Struct(">hiqqqhii")
 _VERSION, _NO_EPOCH = 2, -1
+
 BATCH_BYTES = 262_144
 """Bytes of one batch: what a full round has for one of six partitions fits in. Below 16 KiB throughput halves."""
 OVERHEAD = _PLACE.size + _GUARD.size + _CONTENT.size
 """Bytes of a batch that are not its records."""
+
 _NOTHING = zigzag(-1)
 """The length of a key or a value that is not there."""
 

@@ -140,7 +140,7 @@ async def test_a_task_belongs_to_the_trace_that_it_came_with(world: World) -> No
     async with running(world.tasks.settings, world.provider):
         await world.tasks.reach("done", 1, 2)
     rows = await world.tasks.query(
-        "SELECT convert_from(key, 'UTF8'), headers FROM outbox_messages WHERE topic = :t", t=RESULTS
+        "SELECT convert_from(key, 'UTF8'), outbox_headers(headers) FROM outbox_messages WHERE topic = :t", t=RESULTS
     )
     traced = {key: traceparent in headers for key, headers in rows}
     assert traced == {"1": True, "2": False}
