@@ -16,7 +16,7 @@ from app.errors import OutboxError
 from relay import statements, store
 from tests.engine import Broker, assess, connect, empty, engine, settings
 from tests.judge import verify
-from tests.ledger import Ledger
+from tests.ledger import Added, Ledger
 from tests.receipts import forget
 from tests.relay_process import RelayProcess, relay_process
 from tests.relaying import running
@@ -141,13 +141,22 @@ async def test_killed_again_and_again_under_load(database_url: str, kafka: Kafka
     topics = [await kafka.create_topic(), await kafka.create_topic()]
     small = {"relay_batch_messages": 100, "relay_light_messages": 3}
     servers = kafka.bootstrap_servers
+    enough = asyncio.Event()
+
+    async def keep_writing() -> list[Added]:
+        messages: list[Added] = []
+        while not enough.is_set():
+            messages += await write(database_url, topics, transactions=20, seed=len(messages))
+        return messages
+
     async with connect(database_url) as connection, relay_process(database_url, servers, **small):
-        writing = asyncio.create_task(write(database_url, topics, transactions=100))
+        writing = asyncio.create_task(keep_writing())
         for _ in range(3):
             async with relay_process(database_url, servers, **small) as victim:
                 await until(lambda: connection.fetchval(_PUBLISHING))
                 victim.signal(signal.SIGKILL)
                 await victim.wait()
+        enough.set()
         messages = await writing
         await verify(kafka, database_url, messages, repeats=3 * 4 * 100)
 
