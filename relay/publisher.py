@@ -168,8 +168,11 @@ class _Attempt:
                 await self.producer.await_leader(topic, partition)
                 await failpoints.reach("relay.before_send")
                 answer = await self.producer.send_batch(records, topic, partition=partition)
-                await failpoints.reach("relay.after_send")
-                metadata = await answer
+                try:
+                    await failpoints.reach("relay.after_send")
+                    metadata = await answer
+                finally:
+                    answer.cancel()  # or asyncio complains of an answer that comes when nobody waits any more
         except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:
             return _outcome(error, topic, batch)
         if metadata.offset < 0:  # it was stored before, but the broker no longer knows where: a receipt would lie

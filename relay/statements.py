@@ -1,55 +1,10 @@
-"""The SQL of a slot: look for work, claim, fetch, settle. Who calls it, and in which order, is in `relay.store`.
+"""The SQL of a slot: claim, fetch, settle. Who calls it, and in which order, is in `relay.store`.
 
-All parts that are joined together here are constants of this module; values travel as parameters only. An EXISTS that
-ends in OFFSET 0 stops at the first row: without it the planner may hash all parked messages of a lane instead.
+All parts that are joined together here are constants, of this module and of `relay.work`; values travel as parameters
+only. For OFFSET 0 in an EXISTS see there.
 """
 
-# A half-open topic's probe: the smallest id of it that lies parked in any lane and is not behind an undecided dead
-# letter. A larger one could overtake a message of its key.
-_PROBES = """
-    SELECT p.lane, p.id FROM outbox_topics AS t CROSS JOIN LATERAL (
-        SELECT first.lane, first.id FROM outbox_lanes AS l CROSS JOIN LATERAL (
-            SELECT q.lane, q.id FROM outbox_parked AS q
-            WHERE q.topic = t.topic AND q.lane = l.lane AND q.behind IS NULL ORDER BY q.id LIMIT 1
-        ) AS first
-        UNION ALL
-        SELECT first.lane, first.id FROM outbox_dead_letters AS d CROSS JOIN LATERAL (
-            SELECT q.lane, q.id FROM outbox_parked AS q WHERE q.behind = d.id ORDER BY q.id LIMIT 1
-        ) AS first
-        WHERE d.topic = t.topic AND d.returning_at IS NOT NULL
-        ORDER BY id LIMIT 1
-    ) AS p
-    WHERE t.paused_at IS NULL AND t.closed_until <= clock_timestamp()
-"""
-
-# A topic that does not take its dead letters' followers back now.
-_SHUT = """
-    SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND (t.paused_at IS NOT NULL OR t.closed_at IS NOT NULL)
-"""
-
-# A lane has work when it owes something above its floor, when messages parked in it may go because their topic is
-# open, when a decided dead letter's followers may return, or when it has the probe of a half-open topic.
-_HAS_WORK = (
-    """
-    EXISTS (SELECT FROM outbox_messages AS m WHERE m.lane = l.lane AND m.id > l.floor)
-    OR l.has_parked AND EXISTS (
-        SELECT FROM outbox_topics AS t
-        WHERE t.paused_at IS NULL AND t.closed_at IS NULL AND EXISTS (
-            SELECT FROM outbox_parked AS p WHERE p.topic = t.topic AND p.lane = l.lane AND p.behind IS NULL OFFSET 0
-        )
-    )
-    OR EXISTS (
-        SELECT FROM outbox_dead_letters AS d
-        WHERE d.lane = l.lane AND d.returning_at IS NOT NULL AND NOT EXISTS (
-    """
-    + _SHUT
-    + ")) OR l.lane IN (SELECT lane FROM ("
-    + _PROBES
-    + ") AS probes)"
-)
-
-# Which lanes have work? One round trip, no lock, no transaction id.
-LOOK = "SELECT l.lane FROM outbox_lanes AS l WHERE " + _HAS_WORK
+from relay.work import PROBES, SHUT
 
 # Takes up to $2 of these lanes, in this order, but for those that somebody holds. It reads the newest version of the
 # row, whatever its snapshot; whether there still is work, the fetch sees.
@@ -101,7 +56,7 @@ FETCH = (
         WHERE paused_at IS NULL AND closed_at IS NULL AND EXISTS (SELECT FROM claimed WHERE has_parked)
     ), probes AS MATERIALIZED (
     """
-    + _PROBES
+    + PROBES
     + """
     ), small AS MATERIALIZED (
         SELECT EXISTS (
@@ -133,7 +88,7 @@ FETCH = (
     """
     + _CUT.replace("{source}", "outbox_parked WHERE behind = d.id")
     + ") AS m WHERE NOT EXISTS ("
-    + _SHUT
+    + SHUT
     + """
         )
         UNION ALL

@@ -16,7 +16,7 @@ import asyncpg
 from app import db, log
 from app.outbox.fingerprint import fingerprint
 from app.settings import Settings
-from relay import statements
+from relay import statements, work
 from relay.floor import Lane
 from relay.outcomes import Delivered, OwedMessage, Refused
 
@@ -122,7 +122,7 @@ def _to_microseconds(encoded: tuple[int]) -> int:
 
 async def look(connection: asyncpg.Connection) -> list[int]:
     """The lanes that have work. What is not there yet is found by a later look; nothing is counted as done here."""
-    return [lane for (lane,) in await connection.fetch(statements.LOOK)]
+    return [lane for (lane,) in await connection.fetch(work.LOOK)]
 
 
 async def claim(connection: asyncpg.Connection, lanes: Sequence[int], *, limit: int) -> list[Lane]:

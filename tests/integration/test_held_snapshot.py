@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from app.settings import Settings
-from relay import statements, store
+from relay import statements, store, work
 from relay.outcomes import Publisher
 from tests.engine import Broker, assess, connect, empty, settings
 from tests.explain import array, explain
@@ -62,7 +62,7 @@ async def _pages(usual: Settings) -> int:
     transaction = slot.transaction()
     await transaction.start()
     await Ledger(slot).fill("t", messages=200, keys=200)
-    look = await explain(slot, statements.LOOK)
+    look = await explain(slot, work.LOOK)
     lanes = await store.claim(slot, range(32), limit=32)
     arguments = (
         array([lane.lane for lane in lanes]),

@@ -8,7 +8,7 @@ import pytest
 
 from app.audit import known
 from app.outbox import whereabouts
-from relay import statements, store
+from relay import statements, store, work
 from relay.floor import Lane
 from tests.engine import connect, settings
 from tests.explain import Explained, array, explain, explain_prepared
@@ -89,7 +89,7 @@ async def test_after_200_000_deliveries_without_vacuum(database_url: str) -> Non
             await connection.execute(_DELIVERED_BEFORE)
             await connection.execute(_DEAD_LETTERS)
             messages = await Ledger(connection).fill("t", messages=1000, keys=200)
-            look = await explain(slot, statements.LOOK)
+            look = await explain(slot, work.LOOK)
             async with slot.transaction():
                 claim = await explain(slot, statements.CLAIM, "'{0,1,2,3}'", "32")
                 lanes = await store.claim(slot, range(32), limit=32)
@@ -117,7 +117,7 @@ async def test_with_100_000_parked_messages(database_url: str, state: str) -> No
         await connection.execute(_PARKED_BEFORE)
         await connection.execute(_TOPICS[state])
         await Ledger(connection).fill("t", messages=320, keys=320)
-        look = await explain(slot, statements.LOOK)
+        look = await explain(slot, work.LOOK)
         async with slot.transaction():
             claim = await explain(slot, statements.CLAIM, "'{0,1,2,3}'", "32")
             lanes = await store.claim(slot, range(32), limit=32)
