@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 
 class OwedMessage(NamedTuple):
-    """A message as it was fetched; `headers` is flat: name, value, name, value and so on.
+    """A message as it was fetched; `headers` are as they are stored (`app.outbox.headers`).
 
     `message_id` is text, as the record's headers want it; `created_at` is in microseconds since 1970 (UTC). Objects for
     either would cost more.
