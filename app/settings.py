@@ -164,9 +164,9 @@ class RelaySettings(Part):
 
     relay_slots: int = Field(4, ge=1, le=32)
     """Delivering coroutines of a process; each has one connection to PostgreSQL of its own."""
-    relay_batch_messages: Size = 2000
+    relay_batch_messages: Size = 4000
     """Most messages of one lane that a slot takes at a time under load."""
-    relay_batch_bytes: Size = 4 * 1024 * 1024
+    relay_batch_bytes: Size = 8 * 1024 * 1024
     """Most payload bytes that a slot takes at a time; one larger message still goes alone."""
     relay_light_messages: Size = 64
     """Messages of each lane that a slot may take at least while it serves all lanes at once."""

@@ -6,7 +6,6 @@ _MASK = 0xFFFFFFFF
 _M = 0x5BD1E995
 
 
-@lru_cache(maxsize=65_536)  # keys repeat; hashing in Python costs about 0.1 µs a byte
 def murmur2(data: bytes) -> int:
     """MurmurHash2, 32 bits, with the seed of Kafka's DefaultPartitioner."""
     length = len(data)
@@ -22,6 +21,7 @@ def murmur2(data: bytes) -> int:
     return h ^ h >> 15
 
 
+@lru_cache(maxsize=65_536)  # keys repeat; hashing in Python costs about 0.1 µs a byte
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition, from 0 to `partitions` - 1, that messages with this key go to."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions

@@ -39,15 +39,15 @@ _NOTHING = zigzag(-1)
 """The length of a key or a value that is not there."""
 
 # Of CloudEvents' headers (1.0, Kafka's binary mode), what is the same for all messages: all but the values.
-_SPECVERSION_AND_ID = header(b"ce_specversion", b"1.0") + sized(b"ce_id")
+_SPECVERSION_AND_ID = header(b"ce_specversion", b"1.0") + sized(b"ce_id") + zigzag(36)
 _TIME = sized(b"ce_time") + zigzag(len("2026-01-02T03:04:05.678901Z"))
 _FIRST = 4
 """Headers that are the relay's; the message's own follow."""
 
 
 @lru_cache(maxsize=1000)  # types are few
-def _type(name: str) -> bytes:
-    return header(b"ce_type", name.encode())
+def _type_and_time(name: str) -> bytes:
+    return header(b"ce_type", name.encode()) + _TIME
 
 
 @lru_cache(maxsize=1000)  # and so are names of headers; brokers take any bytes, but consumers only UTF-8 (KIP-82)
@@ -68,16 +68,8 @@ class _AnyLengths:
         return zigzag(length)
 
 
-def _record(position: int, message: OwedMessage) -> bytes:
-    """One record, its length first."""
-    try:
-        return _joined(position, message, LENGTHS)
-    except IndexError:  # something in it is longer than usual
-        return _joined(position, message, _AnyLengths())
-
-
-def _joined(position: int, message: OwedMessage, lengths: "list[bytes] | _AnyLengths") -> bytes:
-    """See `_record`. All records of a batch have its timestamp, so their distance from it is 0."""
+def _record(position: int, message: OwedMessage, lengths: "list[bytes] | _AnyLengths") -> bytes:
+    """One record, its length first. All records of a batch have its timestamp, so their distance from it is 0."""
     _, _, message_id, _, key, headers, payload, kind, created_at, _, _ = message
     seconds, microseconds = divmod(created_at, 1_000_000)
     if len(headers) == 1:  # stored as they stand here
@@ -97,10 +89,8 @@ def _joined(position: int, message: OwedMessage, lengths: "list[bytes] | _AnyLen
             payload or b"",
             lengths[_FIRST + count],
             _SPECVERSION_AND_ID,
-            lengths[len(message_id)],
             message_id.encode(),
-            _type(kind),
-            _TIME,
+            _type_and_time(kind),
             _second(seconds),
             b"%06dZ" % microseconds,
             own,
@@ -161,7 +151,10 @@ def pack(
     records: list[bytes] = []
     room = size - OVERHEAD
     for position, message in enumerate(islice(messages, start, stop)):
-        record = _record(position, message)
+        try:
+            record = _record(position, message, LENGTHS)
+        except IndexError:  # something in it is longer than usual
+            record = _record(position, message, _AnyLengths())
         room -= len(record)
         if room < 0 and records:
             break

@@ -139,36 +139,41 @@ _MEETS = "FROM gone FULL JOIN named USING (lane, id) WHERE coalesce(message_id I
 # Deletes what was confirmed. Its lists come as text, because asyncpg takes several times as long for lists of integers.
 # An id alone must not name a row of another lane; when all are of one lane, as they are under pressure, saying so once
 # is enough, and cheaper.
-DELIVERED_OF_LANE = """
-    DELETE FROM outbox_messages WHERE lane = $1::text::smallint AND id = ANY ($2::text::bigint[])
-"""
-_NAMES = """
-    named AS MATERIALIZED (SELECT * FROM unnest($1::text::smallint[], $2::text::bigint[]) AS n (lane, id))
-"""
+_NAMES = "named AS MATERIALIZED (SELECT * FROM unnest({lanes}::text::smallint[], {ids}) AS n (lane, id))"
+_GONE_OF_LANE = "DELETE FROM outbox_messages WHERE lane = {lane}::text::smallint AND id = ANY ({ids})"
 _GONE = "DELETE FROM outbox_messages WHERE " + _NAMED
-DELIVERED = "WITH " + _NAMES + _GONE
-
-# Keeps the receipts of all confirmed batches, a row each, before the same statement deletes the messages. A receipt
-# says what the broker confirmed, so it does not ask whether the row was still there. One moment for all: read once.
-_KEPT = """
-    kept AS (
-        INSERT INTO outbox_receipt_batches
-            (topic, partition, "offset", delivered_at, span, message_ids, ids, created_at_us, fingerprints)
-        SELECT topic, partition, "offset", (SELECT clock_timestamp()), span::outbox_message_id_range,
-            message_ids::uuid[], ids::bigint[], created_at_us::bigint[], fingerprints::bigint[]
-        FROM unnest(
-            $3::text[], $4::integer[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[]
-        ) AS b (topic, partition, "offset", span, message_ids, ids, created_at_us, fingerprints)
-    )
-"""
-RECEIPTED_OF_LANE = "WITH " + _KEPT + DELIVERED_OF_LANE
-RECEIPTED = "WITH " + _KEPT + "," + _NAMES + _GONE
+DELIVERED = "WITH " + _NAMES.format(ids="$1::text::bigint[]", lanes="$2") + _GONE
+DELIVERED_OF_LANE = _GONE_OF_LANE.format(ids="$1::text::bigint[]", lane="$2")
 
 # The same of messages that lie parked.
 PARKED = {
-    statement: statement.replace("outbox_messages", "outbox_parked")
-    for statement in (DELIVERED, DELIVERED_OF_LANE, RECEIPTED, RECEIPTED_OF_LANE)
+    statement: statement.replace("outbox_messages", "outbox_parked") for statement in (DELIVERED, DELIVERED_OF_LANE)
 }
+
+# Keeps the receipts of all confirmed batches, a row each: of what is given of the messages, from `first` to `last`. A
+# receipt says what the broker confirmed, so it does not ask whether the row is still there. One moment for all: read
+# once.
+_GIVEN = """
+    WITH given AS MATERIALIZED (
+        SELECT $1::text::bigint[] AS ids, $2::text::uuid[] AS message_ids, $3::text::bigint[] AS created_at_us,
+            $4::text::bigint[] AS fingerprints
+    )
+"""
+_KEEP = """
+    INSERT INTO outbox_receipt_batches
+        (topic, partition, "offset", delivered_at, span, message_ids, ids, created_at_us, fingerprints)
+    SELECT topic, partition, "offset", (SELECT clock_timestamp()), span::outbox_message_id_range,
+        message_ids[first:last], ids[first:last], created_at_us[first:last], fingerprints[first:last]
+    FROM given CROSS JOIN unnest($5::text[], $6::integer[], $7::bigint[], $8::text[], $9::integer[], $10::integer[])
+        AS b (topic, partition, "offset", span, first, last)
+"""
+RECEIPTS = _GIVEN + _KEEP
+
+# The two in one, when all that was confirmed lies in lanes.
+_KEPT = _GIVEN + ", kept AS (" + _KEEP + ")"
+_IDS = "(SELECT ids FROM given)::bigint[]"
+RECEIPTED = _KEPT + "," + _NAMES.format(ids=_IDS, lanes="$11") + _GONE
+RECEIPTED_OF_LANE = _KEPT + _GONE_OF_LANE.format(ids=_IDS, lane="$11")
 
 # Moves refused messages to the dead letters. One that was retried and refused again is undecided again; under the
 # policy `continue` nothing waits behind it, so what still lies parked may return.

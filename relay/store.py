@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from itertools import chain
 
 import asyncpg
 
 from app import db, log
-from app.outbox.fingerprint import fingerprint
+from app.outbox.fingerprint import fingerprints
 from app.settings import Settings
 from relay import statements, work
 from relay.floor import Lane
@@ -206,63 +206,56 @@ async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered
     """Delete what was confirmed, from the lanes and from the parked, and keep the receipts: of what the broker
     confirmed, whoever removed a row meanwhile.
     """
-    kept = _receipts(batches) if receipts and batches else ()
-    owed, parked = _places(batches)
-    for table, (lanes, ids) in (("outbox_messages", owed), ("outbox_parked", parked)):
-        if not ids:
-            continue
-        if lanes.count(lanes[0]) == len(lanes):
-            statement = statements.RECEIPTED_OF_LANE if kept else statements.DELIVERED_OF_LANE
-            names = (str(lanes[0]), _literal(ids))
-        else:
-            statement = statements.RECEIPTED if kept else statements.DELIVERED
-            names = (_literal(lanes), _literal(ids))
-        if ids is parked[1]:
-            statement = statements.PARKED[statement]
-        status = await connection.execute(statement, *names, *kept)
-        kept = ()  # one of the two keeps all of them
-        deleted = int(status.rpartition(" ")[2])
-        if deleted != len(ids):  # somebody else removed rows of a claimed lane: never ours to do silently
-            logger.error("settle.rows_missing", table=table, expected=len(ids), deleted=deleted)
+    if not batches:
+        return
+    # In columns at once: asking each message for its fields costs more than all the rest.
+    messages = chain.from_iterable(batch.messages for batch in batches)
+    lanes, ids, message_ids, _, keys, _, payloads, _, created_at, _, behind = zip(*messages, strict=True)
+    kept: tuple[object, ...] = ()
+    if receipts:
+        prints = fingerprints(keys, payloads)
+        kept = (f"{{{','.join(message_ids)}}}", _literal(created_at), _literal(prints), *_places(batches, message_ids))
+    if behind.count(None) == len(behind):
+        await _delete(connection, lanes, ids, kept)
+        return
+    if kept:
+        await connection.execute(statements.RECEIPTS, _literal(ids), *kept)
+    for parked in (False, True):
+        there = [dead_letter is not None for dead_letter in behind]
+        place = [(lane, number) for lane, number, each in zip(lanes, ids, there, strict=True) if each is parked]
+        if place:
+            await _delete(connection, *zip(*place, strict=True), parked=parked)
 
 
-_Places: TypeAlias = tuple[list[int], list[int]]
-"""Lanes and ids of messages."""
+async def _delete(
+    connection: asyncpg.Connection,
+    lanes: Sequence[int],
+    ids: Sequence[int],
+    kept: tuple[object, ...] = (),
+    *,
+    parked: bool = False,
+) -> None:
+    """Delete these messages from their lanes or from the parked; with the receipts `kept`, if there are any."""
+    if lanes.count(lanes[0]) == len(lanes):
+        statement, where = statements.RECEIPTED_OF_LANE if kept else statements.DELIVERED_OF_LANE, str(lanes[0])
+    else:
+        statement, where = statements.RECEIPTED if kept else statements.DELIVERED, _literal(lanes)
+    if parked:
+        statement = statements.PARKED[statement]
+    status = await connection.execute(statement, _literal(ids), *kept, where)
+    deleted = int(status.rpartition(" ")[2])
+    if deleted != len(ids):  # somebody else removed rows of a claimed lane: never ours to do silently
+        table = "outbox_parked" if parked else "outbox_messages"
+        logger.error("settle.rows_missing", table=table, expected=len(ids), deleted=deleted)
 
 
-def _places(batches: Sequence[Delivered]) -> tuple[_Places, _Places]:
-    """The places of the batches' messages: of those that lie in lanes, and of those that lie parked."""
-    owed: _Places = [], []
-    parked: _Places = [], []
-    for batch in batches:
-        lanes, ids, *_, behind = zip(*batch.messages, strict=True)
-        if behind.count(None) == len(behind):
-            owed[0].extend(lanes)
-            owed[1].extend(ids)
-            continue
-        for lane, number, dead_letter in zip(lanes, ids, behind, strict=True):
-            place = owed if dead_letter is None else parked
-            place[0].append(lane)
-            place[1].append(number)
-    return owed, parked
-
-
-def _receipts(batches: Sequence[Delivered]) -> tuple[Sequence[object], ...]:
-    """The columns of the batches' receipts. Arrays are text, for the reason that `_literal` has."""
+def _places(batches: Sequence[Delivered], message_ids: Sequence[str]) -> tuple[Sequence[object], ...]:
+    """Where the broker keeps each batch, and which of the messages (from 1 on) it has."""
     rows = []
+    last = 0
     for batch in batches:
-        # In columns at once: asking each message for its fields costs more than all the rest.
-        _, ids, message_ids, topics, _, _, _, _, created_at, _, _ = zip(*batch.messages, strict=True)
-        rows.append(
-            (
-                topics[0],
-                batch.partition,
-                batch.offset,
-                f"[{min(message_ids)},{max(message_ids)}]",  # printed alike, UUIDs sort as PostgreSQL sorts them
-                f"{{{','.join(message_ids)}}}",
-                _literal(ids),
-                _literal(created_at),
-                _literal(list(map(fingerprint, batch.messages))),
-            )
-        )
+        first, last = last + 1, last + len(batch.messages)
+        among = message_ids[first - 1 : last]
+        span = f"[{min(among)},{max(among)}]"  # printed alike, UUIDs sort as PostgreSQL sorts them
+        rows.append((batch.messages[0].topic, batch.partition, batch.offset, span, first, last))
     return tuple(zip(*rows, strict=True))

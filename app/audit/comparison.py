@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from app.audit.case import Case
-from app.audit.fingerprints import content_hashes, key_hashes
 from app.audit.known import Known
 from app.audit.order import UNKNOWN, Order
 from app.audit.receipts import Receipt, Receipted
 from app.audit.report import Kind
 from app.audit.scratch import Unknown
 from app.kafka.skim import Skimmed
+from app.outbox.fingerprint import content_hashes, key_hashes
 
 _UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

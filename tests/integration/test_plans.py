@@ -10,6 +10,7 @@ from app.audit import known
 from app.outbox import whereabouts
 from relay import statements, store, work
 from relay.floor import Lane
+from relay.outcomes import OwedMessage
 from tests.engine import connect, settings
 from tests.explain import Explained, array, explain, explain_prepared
 from tests.ledger import Ledger
@@ -54,10 +55,10 @@ _DEAD_LETTERS = """
     FROM (SELECT n, convert_to('dead ' || n, 'UTF8') AS key FROM generate_series(1, 5000) AS n) AS fill
 """
 
-# The receipt of a batch, as parameters.
+# The receipt of a batch of one message, as parameters.
 _RECEIPT = (
-    *("'{t}'", "'{0}'", "'{0}'"),
-    *(f"ARRAY['[{_ID},{_ID}]']", f"ARRAY['{{{_ID}}}']", "ARRAY['{1}']", "ARRAY['{0}']", "ARRAY['{0}']"),
+    *(f"'{{{_ID}}}'", "'{0}'", "'{0}'"),
+    *("'{t}'", "'{0}'", "'{0}'", f"ARRAY['[{_ID},{_ID}]']", "'{1}'", "'{1}'"),
 )
 
 
@@ -96,8 +97,8 @@ async def test_after_200_000_deliveries_without_vacuum(database_url: str) -> Non
                 fetch = await explain(slot, statements.FETCH, *_fetch(lanes))
                 fetched = (await store.fetch(slot, lanes, messages=64, size=1_000_000)).messages
                 assert len(fetched) == len(messages)
-                keys = array([each.lane for each in fetched]), array([each.id for each in fetched])
-                settle = await explain(slot, statements.RECEIPTED, *keys, *_RECEIPT)
+                lanes_of, ids = array([each.lane for each in fetched]), array([each.id for each in fetched])
+                settle = await explain(slot, statements.RECEIPTED, ids, *_RECEIPT, lanes_of)
                 park = await explain(slot, statements.PARK, *(array([]),) * 3)
     for explained in (look, claim, fetch, settle, park):
         assert not explained.read_whole & _LARGE
@@ -138,34 +139,32 @@ async def test_with_100_000_parked_messages(database_url: str, state: str) -> No
 
 
 async def test_plans_made_while_nothing_was_owed_are_good_for_a_backlog(database_url: str) -> None:
-    none = array([])
-    prepared = {
-        "receipted": [none] * 2 + list(_RECEIPT),
-        "receipted_of_lane": ["'1'", none, *_RECEIPT],
-        "delivered": [none] * 2,
-        "delivered_of_lane": ["'1'", none],
-        "park": [none] * 3,
-        "bury": [none] * 3,
-        "returned": [none] * 3,
-    }
+    def parameters(name: str, owed: list[OwedMessage]) -> list[str]:
+        lanes, ids = array([each.lane for each in owed]), array([each.id for each in owed])
+        if name.endswith("of_lane"):
+            lanes = f"'{owed[0].lane if owed else 1}'"
+        match name.partition("_")[0]:
+            case "receipted":
+                return [ids, *(_RECEIPT if owed else [array([])] * len(_RECEIPT)), lanes]
+            case "delivered":
+                return [ids, lanes]
+            case _:
+                return [lanes, ids, array(["1" if name == "bury" else "null"] * len(owed))]
+
+    names = ("receipted", "receipted_of_lane", "delivered", "delivered_of_lane", "park", "bury", "returned")
     async with connect(database_url) as connection, _slot(database_url) as slot:
         await connection.execute(_NO_VACUUM)
         await connection.execute("VACUUM (ANALYZE) outbox_messages, outbox_parked, outbox_dead_letters")
-        for name, parameters in prepared.items():
+        for name in names:
             await slot.execute(f"PREPARE {name} AS {getattr(statements, name.upper())}")
-            await explain_prepared(slot, name, *parameters)
+            await explain_prepared(slot, name, *parameters(name, []))
         messages = await Ledger(connection).fill("t", messages=20_000, keys=1000)
         async with slot.transaction():
             lanes = await store.claim(slot, range(32), limit=32)
             fetched = (await store.fetch(slot, lanes, messages=32, size=1_000_000)).messages
             assert len(messages) > 16 * len(fetched), "reading everything for each name would not be noticed"
-            keys = array([each.lane for each in fetched]), array([each.id for each in fetched])
-            for name, parameters in prepared.items():
-                rest = parameters[2:]
-                if rest == [none]:
-                    rest = [array(["1" if name == "bury" else "null"] * len(fetched))]
-                named = (f"'{fetched[0].lane}'", keys[1]) if name.endswith("of_lane") else keys
-                explained = await _undone(slot, name, *named, *rest)
+            for name in names:
+                explained = await _undone(slot, name, *parameters(name, fetched))
                 assert explained.rows < 5 * len(fetched), f"{name} touched {explained.rows} rows"
 
 

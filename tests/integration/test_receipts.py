@@ -158,6 +158,37 @@ async def test_a_confirmed_batch_is_a_row_and_each_message_has_its_own_line(
         assert (row["topic"], row["fingerprint"], row["delivered_at"]) == ("t", prints[row["id"]], moment)
 
 
+@pytest.mark.parametrize("receipts", [True, False])
+async def test_parked_messages_and_others_are_settled_together(
+    database_url: str, slot: asyncpg.Connection, receipts: bool
+) -> None:
+    def confirm(owed: list[OwedMessage]) -> list[Delivered]:
+        told = [each._replace(behind=0) if each.id in parked else each for each in owed]
+        return [Delivered(told[:7], 1, 70), Delivered(told[7:9], 2, 0)]
+
+    async with connect(database_url) as connection:
+        await Ledger(connection).fill("t", messages=10, keys=1)
+        ids = [number for (number,) in await connection.fetch("SELECT id FROM outbox_messages ORDER BY id")]
+        parked = set(ids[1:9:2])
+        async with slot.transaction():
+            lanes = await store.claim(slot, range(32), limit=32)
+            owed = (await store.fetch(slot, lanes, messages=2000, size=1_000_000)).messages
+            await connection.execute(
+                "WITH moved AS (DELETE FROM outbox_messages WHERE id = ANY ($1) RETURNING *) INSERT INTO outbox_parked "
+                "(lane, id, message_id, topic, key, headers, payload, type, created_at) SELECT * FROM moved",
+                parked,
+            )
+            await store.settle(
+                slot, store.Settlement(delivered=confirm(owed)), settings("postgresql://", receipts=receipts)
+            )
+        left = await connection.fetch("SELECT id FROM outbox_messages UNION ALL SELECT id FROM outbox_parked")
+        assert [number for (number,) in left] == ids[9:]
+        kept = await connection.fetch('SELECT id, message_id, partition, "offset" FROM outbox_receipts ORDER BY id')
+        places = [(1, 70 + n) for n in range(7)] + [(2, n) for n in range(2)]
+        expected = [(each.id, UUID(each.message_id), *place) for each, place in zip(owed, places, strict=False)]
+        assert [tuple(row) for row in kept] == (expected if receipts else [])
+
+
 async def test_each_message_of_a_batch_is_found(database_url: str, slot: asyncpg.Connection) -> None:
     async with connect(database_url) as connection, sessions_on(database_url, 1) as sessions:
         await Ledger(connection).fill("t", messages=30, keys=20)

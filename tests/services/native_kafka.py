@@ -17,12 +17,10 @@ from tests.services.brokers import cluster_properties
 from tests.services.ports import free_port
 
 _CLUSTER_ID = "b3V0Ym94LXRlc3RzLTAwMA"
-_HEAP = "-Xms256m -Xmx512m"
 _QUICK = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 # Started with this, a broker is ready for half the work of the processor; one that lasts is slower by it. Given twice,
 # because not every distribution's scripts read the second variable, and one that does has another collector there.
-_QUICK_JAVA = {"KAFKA_HEAP_OPTS": f"{_HEAP} {_QUICK}", "KAFKA_JVM_PERFORMANCE_OPTS": _QUICK}
-_LASTING_JAVA = {"KAFKA_HEAP_OPTS": _HEAP}
+_QUICK_JAVA = {"KAFKA_HEAP_OPTS": f"-Xms256m -Xmx512m {_QUICK}", "KAFKA_JVM_PERFORMANCE_OPTS": _QUICK}
 
 
 class NativeKafka:
@@ -39,10 +37,10 @@ class NativeKafka:
     ) -> None:
         """`advertised`: for each broker the port of a second listener, and the port of a proxy before it that its
         clients are told to come to; brokers among themselves, and clients of the first listener, go past the proxies.
-        `lasting`: to be as fast as a broker can, not to be there soon.
+        `lasting`: with the memory and the virtual machine that the distribution has by default, not to be there soon.
         """
         self._home = home
-        self._java = _LASTING_JAVA if lasting else _QUICK_JAVA
+        self._java: Mapping[str, str] = {} if lasting else _QUICK_JAVA
         self._advertised = advertised or {}
         self._directory = tempfile.TemporaryDirectory(prefix="outbox-kafka-")
         self._ports = {number: (free_port(), free_port()) for number in range(1, brokers + 1)}

@@ -10,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.audit.findings import Findings, Where
-from app.audit.fingerprints import content_hashes, key_hashes
 from app.audit.order import KeyOrder
 from app.audit.receipts import Receipts
 from app.audit.report import Kind
 from app.audit.scratch import Scratch, Unknown
-from app.outbox.fingerprint import content_hash, fingerprint, key_hash
+from app.outbox.fingerprint import content_hash, content_hashes, fingerprint, key_hash, key_hashes
 
 _BYTES = st.one_of(st.none(), st.binary())
 
