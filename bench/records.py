@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from datetime import UTC, datetime
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -30,18 +30,19 @@ async def run(_services: Services, options: Options) -> list[Table]:
 def _table(parts: Sequence[Sequence[Sample]], options: Options, compression: str) -> Table:
     listed, ready = ([[_owed(each, way) for each in part] for part in parts] for way in (False, True))
 
-    def by_aiokafka(number: int) -> bytes:
+    def by_aiokafka(number: int) -> Sized:
         builder = DefaultRecordBatchBuilder(2, _CODECS[compression], 0, 1, 0, 0, 1 << 30)
         for position, (sample, owed) in enumerate(zip(parts[number], listed[number], strict=True)):
             headers = record_headers(sample.message_id, owed.headers, _WRITTEN)
             builder.append(position, _NOW, owed.key, owed.payload, headers)
-        return bytes(builder.build())
+        built: bytearray = builder.build()
+        return built
 
-    def by_us(number: int, messages: Sequence[Sequence[OwedMessage]]) -> bytes:
+    def by_us(number: int, messages: Sequence[Sequence[OwedMessage]]) -> Sized:
         batch, _ = pack(messages[number], 0, _BATCH, timestamp=_NOW, compression=compression, size=1 << 30)
         return batch._build()
 
-    ways: dict[str, Callable[[int], bytes]] = {
+    ways: dict[str, Callable[[int], Sized]] = {
         "aiokafka's builder": by_aiokafka,
         "ours, headers as a list": lambda number: by_us(number, listed),
         "ours, headers stored ready": lambda number: by_us(number, ready),

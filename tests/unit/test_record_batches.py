@@ -50,9 +50,9 @@ def _by_the_library(messages: Sequence[OwedMessage], codec: int = 0) -> bytes:
     return bytes(builder.build())
 
 
-def _records(raw: bytes) -> list[tuple[Any, ...]]:
+def _records(raw: bytes | bytearray) -> list[tuple[Any, ...]]:
     found = []
-    memory = MemoryRecords(raw)
+    memory = MemoryRecords(bytes(raw))
     while memory.has_next():
         batch = memory.next_batch()
         assert batch is not None
