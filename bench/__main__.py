@@ -10,7 +10,21 @@ from typing import TypeAlias
 
 import uvloop
 
-from bench import decisions, drain, http, idle, latency, memory, records, services, snapshot, tasks, users, verify
+from bench import (
+    decisions,
+    drain,
+    http,
+    idle,
+    latency,
+    memory,
+    records,
+    rounds,
+    services,
+    snapshot,
+    tasks,
+    users,
+    verify,
+)
 from bench.options import Options
 from bench.results import Table
 
@@ -25,6 +39,7 @@ BENCHES: dict[str, Bench] = {
     "snapshot": snapshot.run,
     "decisions": decisions.run,
     "records": records.run,
+    "rounds": rounds.run,
     "users": users.run,
     "tasks": tasks.run,
     "verify": verify.run,

@@ -2,17 +2,17 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
 from bench import outbox, processes
 from bench.baselines import BASELINES, WARM_UP, fill_textbook
-from bench.messages import samples
+from bench.messages import Sample, samples
 from bench.options import Options
 from bench.processes import child
-from bench.results import Goal, Measure, Table, ratios
+from bench.results import MEGABYTE, Goal, Measure, Table, ratios
 from bench.services import PARTITIONS, Services
 
 _RELAY, _BARE = "relay", "relay, no receipts"
@@ -20,12 +20,14 @@ _RELAY, _BARE = "relay", "relay, no receipts"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One contender's turn: messages per second, and CPU microseconds per message of each side."""
+    """One contender's turn: messages per second, CPU microseconds per message of each side, and the client's memory."""
 
     rate: float
     client: float
     postgres: float
     kafka: float
+    memory: float
+    """The most megabytes that it ever had resident."""
 
 
 Contender: TypeAlias = Callable[[Services, str, int], Awaitable[Run]]
@@ -37,8 +39,8 @@ async def run(services: Services, options: Options) -> list[Table]:
 
 async def _table(services: Services, options: Options, compression: str) -> Table:
     contenders: dict[str, Contender] = {
-        _RELAY: partial(_relay, compression=compression, receipts=True),
-        _BARE: partial(_relay, compression=compression, receipts=False),
+        _RELAY: partial(_relay, kafka_compression=compression, receipts=True),
+        _BARE: partial(_relay, kafka_compression=compression, receipts=False),
         **{name: partial(_baseline, name=name, compression=compression) for name in BASELINES},
     }
     topic = await services.kafka.create_topic(f"drain-{compression}", partitions=PARTITIONS)
@@ -90,27 +92,34 @@ class _Meter:
         return processes.cpu_seconds([self._pid]), self._services.postgres_cpu(), self._services.kafka_cpu()
 
     def run(self, seconds: float, messages: int) -> Run:
-        used = [(now - before) / messages * 1e6 for now, before in zip(self._now(), self._before, strict=True)]
-        return Run(messages / seconds, *used)
+        client, postgres, kafka = (
+            (now - before) / messages * 1e6 for now, before in zip(self._now(), self._before, strict=True)
+        )
+        memory = processes.peak_memory(self._pid) / MEGABYTE if processes.can_measure() else 0.0
+        return Run(messages / seconds, client, postgres, kafka, memory)
 
 
-async def _relay(services: Services, topic: str, count: int, *, compression: str, receipts: bool) -> Run:
-    environment = services.environment(kafka_compression=compression, receipts=receipts)
+async def _relay(services: Services, topic: str, count: int, **settings: object) -> Run:
+    return await relay(services, topic, samples(count, topic=topic), **settings)
+
+
+async def relay(services: Services, topic: str, messages: Sequence[Sample], **settings: object) -> Run:
+    """A relay with these settings delivers a backlog of these messages."""
+    environment = services.environment(**settings)
     async with services.database() as connection:
         await outbox.clear(connection)
-        async with child("bench.relay_process", environment) as relay:
+        async with child("bench.relay_process", environment) as process:
             await outbox.connected(connection, services.settings().relay_slots)
             await outbox.fill(connection, topic, samples(WARM_UP, topic=topic))
-            relay.say([topic, WARM_UP])
-            await relay.hear()
-            messages = samples(count, topic=topic)
-            with relay.stopped():  # or its first looks would walk over what is not committed yet
+            process.say([topic, WARM_UP])
+            await process.hear()
+            with process.stopped():  # or its first looks would walk over what is not committed yet
                 await outbox.fill(connection, topic, messages)
-                relay.say([topic, count])
-                meter = _Meter(services, relay.pid)
+                process.say([topic, len(messages)])
+                meter = _Meter(services, process.pid)
                 started = time.monotonic()
-            await relay.hear()
-            run = meter.run(time.monotonic() - started, count)
+            await process.hear()
+            run = meter.run(time.monotonic() - started, len(messages))
         await outbox.check_empty(connection)
     return run
 

@@ -6,13 +6,12 @@ from bench import outbox, processes
 from bench.messages import samples
 from bench.options import Options
 from bench.processes import child
-from bench.results import Goal, Measure, Table
+from bench.results import MEGABYTE, Goal, Measure, Table
 from bench.services import PARTITIONS, Services
 
 _CHUNK = 100_000
 _DRAINED = 0.2
 """Share of the backlog that is delivered: memory does not grow after the first rounds."""
-_MEGABYTE = 1_000_000
 
 
 async def run(services: Services, options: Options) -> list[Table]:
@@ -30,7 +29,7 @@ async def run(services: Services, options: Options) -> list[Table]:
             relay.say([topic, delivered])
             await relay.hear()
             seconds = time.monotonic() - started
-            peak = Measure((processes.peak_memory(relay.pid) / _MEGABYTE,), " MB")
+            peak = Measure((processes.peak_memory(relay.pid) / MEGABYTE,), " MB")
         await outbox.clear(connection)
     row = {"peak": peak, "messages/s": Measure((delivered / seconds,))}
     return [

@@ -4,6 +4,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+MEGABYTE = 1_000_000
+"""Bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
