@@ -8,9 +8,8 @@ from bench.options import Options
 from bench.results import Measure, Table, ratios
 from bench.services import PARTITIONS, Services
 
-_ROUNDS = (1000, 2000, 4000, 8000)
-_BYTES_OF_EACH = 2048
-"""A round's limit of bytes grows with its messages: so many of each fit in, and are not counted (see the fetch)."""
+_ROUNDS = {1000: 2, 2000: 4, 4000: 8, 8000: 16}
+"""Messages and MiB, the latter just so many that bytes of small messages need not be counted (see the fetch)."""
 _LARGE = 100_000
 _SMALLER = 50
 """A backlog of large messages has so many times fewer of them."""
@@ -28,14 +27,14 @@ async def _table(services: Services, options: Options, topic: str, count: int, s
     messages = samples(count, topic=topic, size=size)
     runs: defaultdict[int, list[Run]] = defaultdict(list)
     for turn in range(options.rounds + 1):
-        for limit in _ROUNDS:
-            limits = {"relay_batch_messages": limit, "relay_batch_bytes": limit * _BYTES_OF_EACH}
+        for limit, size_limit in _ROUNDS.items():
+            limits = {"relay_batch_messages": limit, "relay_batch_bytes": size_limit << 20}
             run = await relay(services, topic, messages, **limits)
             if turn > 0:  # the broker is warm now
                 runs[limit].append(run)
-    first = [each.rate for each in runs[_ROUNDS[0]]]
+    first = [each.rate for each in runs[min(_ROUNDS)]]
     rows = {
-        f"{limit:,} messages, {limit * _BYTES_OF_EACH >> 20 or 1} MiB": {
+        f"{limit:,} messages, {_ROUNDS[limit]} MiB": {
             "messages/s": Measure(tuple(each.rate for each in each_round)),
             "× the first": ratios([each.rate for each in each_round], first),
             "client µs": Measure(tuple(each.client for each in each_round)),
