@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import islice
+from uuid import UUID
 
 from aiokafka import codec
 from aiokafka.record.util import calc_crc32c
@@ -39,8 +40,9 @@ OVERHEAD = _BEFORE_CONTENT + _CONTENT.size
 _NOTHING = zigzag(-1)
 """The length of a key or a value that is not there."""
 
-# Of CloudEvents' headers (1.0, Kafka's binary mode), what is the same for all messages: all but the values.
-_SPECVERSION_AND_ID = header(b"ce_specversion", b"1.0") + sized(b"ce_id") + zigzag(36)
+# Of CloudEvents' headers (1.0, Kafka's binary mode), what is the same for all messages: all but the values, and of ids
+# and times the length.
+_SPECVERSION_AND_ID = header(b"ce_specversion", b"1.0") + sized(b"ce_id") + zigzag(len(str(UUID(int=0))))
 _TIME = sized(b"ce_time") + zigzag(len("2026-01-02T03:04:05.678901Z"))
 _FIRST = 4
 """Headers that are the relay's; the message's own follow."""

@@ -220,8 +220,8 @@ async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered
         return
     if kept:
         await connection.execute(statements.RECEIPTS, _literal(ids), *kept)
+    there = [dead_letter is not None for dead_letter in behind]
     for parked in (False, True):
-        there = [dead_letter is not None for dead_letter in behind]
         place = [(lane, number) for lane, number, each in zip(lanes, ids, there, strict=True) if each is parked]
         if place:
             await _delete(connection, *zip(*place, strict=True), parked=parked)

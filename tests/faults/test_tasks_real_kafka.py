@@ -127,8 +127,10 @@ async def test_what_is_paid_is_paid_once_whatever_happens(tasks: Tasks, kafka: R
         assert {(each["task_id"], each["id"]) for each in answers} == set(stored.items())  # type: ignore[index]  # of JSON
         fake = served.fakes.dadata
         assert len(set(fake.inputs)) == INPUTS
-        assert INPUTS <= fake.billed <= INPUTS + await tasks.unknown(), f"seed {seed}"
-        assert fake.most_in_flight <= tasks.settings.dadata_slots
+        unknown = await tasks.unknown()
+        assert INPUTS <= fake.billed <= INPUTS + unknown, f"seed {seed}"
+        # A call that was given up may be with the provider still, when its slot is used again.
+        assert fake.most_in_flight <= tasks.settings.dadata_slots + unknown
 
 
 async def test_what_is_no_task_does_not_stop_the_others(tasks: Tasks, kafka: RealKafka, topic: str) -> None:
