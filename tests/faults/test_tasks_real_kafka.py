@@ -48,7 +48,7 @@ def consuming(tasks: Tasks, served: ServedFakes, kafka: RealKafka, topic: str) -
         kafka_bootstrap_servers=kafka.bootstrap_servers,
         kafka_import_topic=topic,
         tasks_group=f"tasks-{topic}",
-        dadata_timeout=0.25,  # what a process that is gone has leased is free soon
+        dadata_timeout=5,  # a call given up stands with the fake still, and a busy machine keeps that from answering
         task_lease_margin=0.2,
         consumer_session_timeout=6,
         consumer_fetch_wait=0.01,
@@ -127,10 +127,8 @@ async def test_what_is_paid_is_paid_once_whatever_happens(tasks: Tasks, kafka: R
         assert {(each["task_id"], each["id"]) for each in answers} == set(stored.items())  # type: ignore[index]  # of JSON
         fake = served.fakes.dadata
         assert len(set(fake.inputs)) == INPUTS
-        unknown = await tasks.unknown()
-        assert INPUTS <= fake.billed <= INPUTS + unknown, f"seed {seed}"
-        # A call that was given up may be with the provider still, when its slot is used again.
-        assert fake.most_in_flight <= tasks.settings.dadata_slots + unknown
+        assert INPUTS <= fake.billed <= INPUTS + await tasks.unknown(), f"seed {seed}"
+        assert fake.most_in_flight <= tasks.settings.dadata_slots
 
 
 async def test_what_is_no_task_does_not_stop_the_others(tasks: Tasks, kafka: RealKafka, topic: str) -> None:
