@@ -220,9 +220,9 @@ async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered
         return
     if kept:
         await connection.execute(statements.RECEIPTS, _literal(ids), *kept)
-    there = [dead_letter is not None for dead_letter in behind]
     for parked in (False, True):
-        place = [(lane, number) for lane, number, each in zip(lanes, ids, there, strict=True) if each is parked]
+        places = zip(lanes, ids, behind, strict=True)
+        place = [(lane, number) for lane, number, dead_letter in places if (dead_letter is not None) is parked]
         if place:
             await _delete(connection, *zip(*place, strict=True), parked=parked)
 

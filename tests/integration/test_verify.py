@@ -8,7 +8,6 @@ import pytest
 
 from app.audit import Kind, Report, Scope, order
 from app.audit.order import KeyOrder
-from app.errors import BrokerUnavailable, ConfigurationError, DatabaseUnavailable, NotFound, SchemaError
 from app.kafka import log
 from app.kafka.log import Log
 from app.kafka.walk import Bounds
@@ -18,7 +17,6 @@ from tests.ledger import Added
 from tests.receipts import forget, move
 from tests.relaying import running
 from tests.services.kafka import Kafka
-from tests.services.ports import free_port
 
 _KEY = b"key-1"
 
@@ -377,29 +375,3 @@ async def test_progress_comes_to_its_end(scene: Scene, messages: list[Added]) ->
     await scene.audited(progress=lambda now: seen.append((now.done, now.total)))
     assert seen[-1] == (len(messages), len(messages))
     assert seen == sorted(seen)
-
-
-async def test_a_topic_that_nobody_knows(scene: Scene) -> None:
-    with pytest.raises(NotFound, match="no-such-topic"):
-        await scene.audited(Scope(topics=("no-such-topic",)))
-
-
-async def test_without_receipts_there_is_nothing_to_say(database_url: str, kafka: Kafka) -> None:
-    async with scene_on(database_url, kafka, receipts=False) as scene:
-        with pytest.raises(ConfigurationError, match="RECEIPTS"):
-            await scene.audited()
-
-
-async def test_services_that_are_not_there(scene: Scene, empty_database_url: str) -> None:
-    nowhere = f"127.0.0.1:{free_port()}"
-    scene.settings = scene.settings.model_copy(update={"kafka_bootstrap_servers": nowhere})
-    with pytest.raises(BrokerUnavailable):
-        await scene.audited()
-    async with scene_on(empty_database_url, scene.kafka) as bare:
-        with pytest.raises(SchemaError, match="outbox migrate"):
-            await bare.audited()
-        bare.settings = scene.settings.model_copy(
-            update={"postgres_host": "127.0.0.1", "postgres_port": free_port(), "database_url": None}
-        )
-        with pytest.raises(DatabaseUnavailable):
-            await bare.audited()
