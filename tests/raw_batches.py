@@ -46,11 +46,17 @@ async def send_raw(kafka: Kafka, topic: str, partition: int, raw: bytes) -> None
     client = AIOKafkaClient(bootstrap_servers=kafka.bootstrap_servers)
     await client.bootstrap()
     try:
-        while (leader := client.cluster.leader_for_partition(TopicPartition(topic, partition))) in {None, -1}:
+        while True:
+            leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
+            if leader not in {None, -1}:
+                answer: Any = await client.send(leader, ProduceRequest(None, -1, 10_000, [(topic, [(partition, raw)])]))
+                ((_, ((_, code, *_),)),) = answer.topics
+                error = for_code(code)
+                if not error.invalid_metadata:
+                    assert code == 0, error
+                    return
+            # A topic just made: its leader is not elected, or does not know yet that it leads. Nothing was appended.
             await client.set_topics([topic])
             await client.force_metadata_update()
-        answer: Any = await client.send(leader, ProduceRequest(None, -1, 10_000, [(topic, [(partition, raw)])]))
-        ((_, ((_, code, *_),)),) = answer.topics
-        assert code == 0, for_code(code)
     finally:
         await client.close()
