@@ -1,6 +1,8 @@
 """Which services the tests run against, said at the start; what was skipped for it, said at the end."""
 
+import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 
 import hypothesis
 import pytest
@@ -19,6 +21,7 @@ from tests.services.fixtures import (
     tcp_proxy,
     template_database,
 )
+from tests.services.in_memory import temporary_files_in_memory
 from tests.tracebacks import draw_plainly
 
 __all__ = [
@@ -46,13 +49,23 @@ hypothesis.settings.register_profile(
 )
 
 
+_IN_MEMORY = pytest.StashKey[bool]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVICES] = choose_for_this_machine()
+    stack = ExitStack()
+    # Processes side by side have inherited it.
+    config.stash[_IN_MEMORY] = "PYTEST_XDIST_WORKER" not in os.environ and stack.enter_context(
+        temporary_files_in_memory()
+    )
+    config.add_cleanup(stack.close)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     chosen = config.stash[SERVICES]
-    return f"services: {chosen.backend} = {DESCRIPTIONS[chosen.backend]} ({chosen.reason})"
+    place = "memory" if config.stash[_IN_MEMORY] else "files"
+    return f"services: {chosen.backend} = {DESCRIPTIONS[chosen.backend]} ({chosen.reason}), their data in {place}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:

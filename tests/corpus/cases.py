@@ -45,4 +45,6 @@ def _document(case: dict[str, Any]) -> bytes:
 
 def _numbered(part: str, times: int) -> str:
     """`times` copies; `{n}` is the number of the copy."""
-    return part if times == 1 else "".join(part.replace("{n}", str(n)) for n in range(times))
+    if times == 1 or "{n}" not in part:
+        return part * times
+    return "".join(part.replace("{n}", str(n)) for n in range(times))

@@ -10,14 +10,15 @@ from tests.histories import slow_fetches, stranded, write_histories
 from tests.services.postgres_server import PostgresServer
 from tests.waiting import until
 
+_DURATION = timedelta(minutes=1)
 _SLOTS = """
     SELECT count(*) = 4 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'outbox-relay'
 """
 
 
-@pytest.mark.parametrize("seconds", [pytest.param(12, id="short"), pytest.param(60, id="long", marks=pytest.mark.slow)])
+@pytest.mark.slow
 async def test_nothing_is_stranded(
-    postgres: PostgresServer, database_url: str, monkeypatch: pytest.MonkeyPatch, seconds: int
+    postgres: PostgresServer, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow_fetches(monkeypatch)
     broker = Broker()
@@ -31,8 +32,7 @@ async def test_nothing_is_stranded(
         async with engine(database_url, broker, **often):
             await until(lambda: watcher.fetchval(_SLOTS))
             async with engine(database_url, broker, **often):
-                duration = timedelta(seconds=seconds)
-                messages = await write_histories(postgres, database_url, duration, stop=anything_stranded)
+                messages = await write_histories(postgres, database_url, _DURATION, stop=anything_stranded)
                 assert not await stranded(watcher)
                 await empty(database_url)
         used = {row[0] for row in await watcher.fetch("SELECT floor FROM outbox_lanes WHERE floor > 0")}

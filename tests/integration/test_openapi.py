@@ -93,7 +93,7 @@ async def test_schemathesis_finds_nothing(database_url: str, tmp_path: Path) -> 
         run = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).parent / "schemathesis"), "run", f"{process.url}/openapi.json"),
             *("--checks", "all", "--exclude-checks", ",".join(_SWITCHED_OFF)),
-            *("--max-examples", "40", "--seed", "1", "--workers", "1", "--no-color"),
+            *("--max-examples", "15", "--seed", "1", "--workers", "1", "--no-color"),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

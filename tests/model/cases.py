@@ -66,7 +66,8 @@ HOLD = (
         large=True,
     ),
     # Dead letters
-    Case("dead letter, killed", Config(_BAD_FIRST, unclaimed=False, left=Left(crashes=1, acts=1))),
+    Case("dead letter, one behind it, killed", Config(_BAD_FIRST[:2], unclaimed=False, left=Left(crashes=1, acts=1))),
+    Case("dead letter, killed", Config(_BAD_FIRST, unclaimed=False, left=Left(crashes=1, acts=1)), large=True),
     Case("dead letter, frozen", Config(_BAD_FIRST, unclaimed=False, left=Left(freezes=1, acts=1)), large=True),
     Case("dead letter retried in vain", Config(_BAD_FIRST, relays=(1,), mends=False, left=Left(acts=2))),
     Case("a dead letter in each lane", Config(_BAD_LANES, lanes=2, relays=(1,), left=Left(acts=2)), large=True),

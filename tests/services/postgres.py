@@ -1,8 +1,10 @@
 """Servers of PostgreSQL that the tests own and may break."""
 
 import asyncio
+import functools
 import os
 import signal
+import subprocess
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -66,7 +68,7 @@ class LocalPostgres(OwnPostgres):
         return self._server.socket_dir
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._server.start)
+        await asyncio.to_thread(self._start)
         self.admin_url = self._server.url()
 
     async def stop(self) -> None:
@@ -87,8 +89,21 @@ class LocalPostgres(OwnPostgres):
     async def resume(self) -> None:
         thaw(self._server.pid)
 
+    def _start(self) -> None:
+        if not self._server.data_dir.exists() or not any(self._server.data_dir.iterdir()):
+            subprocess.run(["cp", "-a", f"{_new_cluster().name}/.", str(self._server.data_dir)], check=True)
+        self._server.start()
+
     async def remove(self) -> None:
         if self._server.running:
             thaw(self._server.pid)
         await self.stop()
         self._directory.cleanup()
+
+
+@functools.cache
+def _new_cluster() -> tempfile.TemporaryDirectory[str]:
+    """The data of a server that was started once: copied in a tenth of the time that it takes to make."""
+    directory = tempfile.TemporaryDirectory(prefix="outbox-postgres-")
+    with EmbeddedPostgres(Path(directory.name), durable=False):
+        return directory
