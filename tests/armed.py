@@ -111,7 +111,8 @@ async def child(
         log = Path(folder) / "log"
         log.touch()
         process = _FORKING.Process(target=_run, args=(fault, program, list(command), environment, log), daemon=True)
-        await asyncio.to_thread(process.start)
+        # Not in a thread: each start also asks all earlier processes for their ends, which only one may hear of.
+        process.start()
         try:
             yield Child(process, log)
         finally:

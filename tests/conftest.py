@@ -1,8 +1,8 @@
 """Which services the tests run against, said at the start; what was skipped for it, said at the end."""
 
+import gc
 import os
 from collections.abc import Iterable
-from contextlib import ExitStack
 
 import hypothesis
 import pytest
@@ -21,7 +21,7 @@ from tests.services.fixtures import (
     tcp_proxy,
     template_database,
 )
-from tests.services.in_memory import temporary_files_in_memory
+from tests.services.in_memory import keep_temporary_files_in_memory
 from tests.tracebacks import draw_plainly
 
 __all__ = [
@@ -54,12 +54,8 @@ _IN_MEMORY = pytest.StashKey[bool]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVICES] = choose_for_this_machine()
-    stack = ExitStack()
-    # Processes side by side have inherited it.
-    config.stash[_IN_MEMORY] = "PYTEST_XDIST_WORKER" not in os.environ and stack.enter_context(
-        temporary_files_in_memory()
-    )
-    config.add_cleanup(stack.close)
+    # Processes side by side have it from the one that started them.
+    config.stash[_IN_MEMORY] = "PYTEST_XDIST_WORKER" not in os.environ and keep_temporary_files_in_memory()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -75,6 +71,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.
     for item in items:
         if item.get_closest_marker("real_kafka"):
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: the many tests that collect garbage, to find errors in it, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -47,6 +47,8 @@ def cluster_properties(brokers: int) -> dict[str, str]:
         # A killed broker is back as soon as its old session has expired: 9 s by default.
         "broker.session.timeout.ms": "6000",
         "broker.heartbeat.interval.ms": "1000",
+        # At rest it need not write, twice a second, that it is at rest.
+        "metadata.max.idle.interval.ms": "10000",
     }
 
 
