@@ -1,7 +1,6 @@
 """Which services the tests run against, said at the start; what was skipped for it, said at the end."""
 
 import gc
-import os
 from collections.abc import Iterable
 
 import hypothesis
@@ -54,8 +53,7 @@ _IN_MEMORY = pytest.StashKey[bool]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVICES] = choose_for_this_machine()
-    # Processes side by side have it from the one that started them.
-    config.stash[_IN_MEMORY] = "PYTEST_XDIST_WORKER" not in os.environ and keep_temporary_files_in_memory()
+    config.stash[_IN_MEMORY] = keep_temporary_files_in_memory()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -7,16 +7,17 @@ import tempfile
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 what is made there has a name that nobody can guess
-_PLENTY = 8 << 30  # bytes; the servers of all the processes side by side have used less than 3 GB
+_PLENTY = 8 << 30  # bytes, several times what the servers of all processes side by side take
 
 
 def keep_temporary_files_in_memory() -> bool:
     """From here on temporary files of this process, and of those that it starts, are in memory, if there is plenty.
 
-    Small files are made there for a tenth of the work that a disk's file system takes, and a server of PostgreSQL is
-    a thousand of them. They are gone when this process ends. Says whether it is so.
+    Small files are made there for a fraction of the work that a disk's file system takes, and a server of PostgreSQL
+    is a thousand of them. They are gone when this process ends. Who set TMPDIR wants them elsewhere, as the processes
+    side by side do, which have it from the one that started them. Says whether it is so.
     """
-    if not _is_roomy():
+    if "TMPDIR" in os.environ or not _is_roomy():
         return False
     folder = Path(tempfile.mkdtemp(prefix="outbox-tests-", dir=_MEMORY))
     # What is asked for first is done last: whoever else cleans up at the end finds it there.

@@ -103,7 +103,7 @@ class LocalPostgres(OwnPostgres):
 
 @functools.cache
 def _new_cluster() -> tempfile.TemporaryDirectory[str]:
-    """The data of a server that was started once: copied in a tenth of the time that it takes to make."""
+    """The data of a server that was started once: copied in a fraction of the time that it takes to make."""
     directory = tempfile.TemporaryDirectory(prefix="outbox-postgres-")
     with EmbeddedPostgres(Path(directory.name), durable=False):
         return directory
