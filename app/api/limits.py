@@ -15,8 +15,6 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import ConfigurationError as WrongUri
 from limits.storage import storage_from_string
 from pydantic import SecretStr
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from app import log, metrics
 from app.api.kinds import RATE_LIMITED
@@ -96,6 +94,9 @@ def _storage(setting: SecretStr | None) -> Any:
     uri = setting.get_secret_value()
     if not uri.startswith(_REDIS):
         raise wrong
+    from redis.asyncio.retry import Retry  # noqa: PLC0415 - a fifth of a second, which who counts in memory need not wait
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
     options: dict[str, Any] = {
         "implementation": "redispy",
         "socket_timeout": _PATIENCE.total_seconds(),
