@@ -1,6 +1,7 @@
 """Which services the tests run against, said at the start; what was skipped for it, said at the end."""
 
 import gc
+import tempfile
 from collections.abc import Iterable
 
 import hypothesis
@@ -47,7 +48,6 @@ hypothesis.settings.register_profile(
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 
-
 _IN_MEMORY = pytest.StashKey[bool]()
 
 
@@ -58,8 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     chosen = config.stash[SERVICES]
-    place = "memory" if config.stash[_IN_MEMORY] else "files"
-    return f"services: {chosen.backend} = {DESCRIPTIONS[chosen.backend]} ({chosen.reason}), their data in {place}"
+    place = "in memory" if config.stash[_IN_MEMORY] else f"in {tempfile.gettempdir()}"
+    return f"services: {chosen.backend} = {DESCRIPTIONS[chosen.backend]} ({chosen.reason}); temporary files {place}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka import TopicPartition, codec
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import for_code
+from aiokafka.errors import LeaderNotAvailableError, NoError, for_code
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
@@ -46,17 +46,20 @@ async def send_raw(kafka: Kafka, topic: str, partition: int, raw: bytes) -> None
     client = AIOKafkaClient(bootstrap_servers=kafka.bootstrap_servers)
     await client.bootstrap()
     try:
-        while True:
-            leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
-            if leader not in {None, -1}:
-                answer: Any = await client.send(leader, ProduceRequest(None, -1, 10_000, [(topic, [(partition, raw)])]))
-                ((_, ((_, code, *_),)),) = answer.topics
-                error = for_code(code)
-                if not error.invalid_metadata:
-                    assert code == 0, error
-                    return
+        while (error := await _append(client, topic, partition, raw)).invalid_metadata:
             # A topic just made: its leader is not elected, or does not know yet that it leads. Nothing was appended.
             await client.set_topics([topic])
             await client.force_metadata_update()
+        assert error is NoError, error
     finally:
         await client.close()
+
+
+async def _append(client: AIOKafkaClient, topic: str, partition: int, raw: bytes) -> Any:
+    """The class of error, or of none, that the leader answers with; one as well when the client knows of no leader."""
+    leader = client.cluster.leader_for_partition(TopicPartition(topic, partition))
+    if leader in {None, -1}:
+        return LeaderNotAvailableError
+    answer: Any = await client.send(leader, ProduceRequest(None, -1, 10_000, [(topic, [(partition, raw)])]))
+    ((_, ((_, code, *_),)),) = answer.topics
+    return for_code(code)

@@ -90,7 +90,7 @@ class LocalPostgres(OwnPostgres):
         thaw(self._server.pid)
 
     def _start(self) -> None:
-        if not self._server.data_dir.exists() or not any(self._server.data_dir.iterdir()):
+        if not (self._server.data_dir / "cluster").exists():  # which the server would make now
             subprocess.run(["cp", "-a", f"{_new_cluster().name}/.", str(self._server.data_dir)], check=True)
         self._server.start()
 
