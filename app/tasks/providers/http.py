@@ -6,11 +6,13 @@ another, and never kept.
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, TypeAlias
 
 import httpx2
@@ -65,10 +67,17 @@ async def connect(settings: Settings, *, slots: int, timeout: timedelta) -> Asyn
         ),
         follow_redirects=False,
         trust_env=False,
+        verify=_trusted(),
         proxy=proxy.get_secret_value() if proxy else None,
         headers={"accept": "application/json", "user-agent": "outbox-service"},
     ) as client:
         yield client
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    """The authorities that this machine trusts, read once: all clients share them."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 Exchange: TypeAlias = Reply | NotSent | Lost
