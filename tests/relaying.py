@@ -62,12 +62,15 @@ def no_lost_errors() -> Iterator[None]:
     loop, complaints = asyncio.get_running_loop(), list[dict[str, Any]]()
     previous = loop.get_exception_handler()
     loop.set_exception_handler(lambda _, context: complaints.append(context))
-    # What is made in the meantime stays in the youngest generation, so that only this one need be searched.
+    # The collector rests meanwhile: what is made stays in the youngest generation, or, where a block inside this one
+    # has searched that, in the middle one. The oldest, with all that was there before, need not be searched.
+    outermost = gc.isenabled()
     gc.disable()
     try:
         yield
-        gc.collect(0)
+        gc.collect(1 if outermost else 0)
     finally:
-        gc.enable()
+        if outermost:
+            gc.enable()
         loop.set_exception_handler(previous)
     assert not complaints, complaints
