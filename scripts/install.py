@@ -26,6 +26,9 @@ PYTHON = VENV / "bin" / "python"
 STATE = VENV / "installed.json"
 LOG = VENV / "install.log"
 
+# Only these packages, and only if nobody has changed them.
+LOCKED = ("--require-hashes", "--only-binary=:all:", "--no-deps", "--no-compile")
+
 # They would put the packages elsewhere, or ask for a hash of the project itself, which has none.
 MISLEADING = ("DRY_RUN", "PREFIX", "PYTHON", "QUIET", "REQUIRE_HASHES", "ROOT", "TARGET", "USER")
 
@@ -127,6 +130,13 @@ def pip(*arguments: str, pins: int = 0) -> None:
         stop(f"pip could not install (all it said: {LOG}); is there a network, and pip's proxy or index set?")
 
 
+def compile_all() -> None:
+    """Compile what was installed, on all cores; what cannot be compiled is not, or when it is imported."""
+    command = [str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")]
+    with LOG.open("a", encoding="utf-8") as log:
+        subprocess.run(command, env=environment(), stdout=log, stderr=log, check=False)
+
+
 def show(lines: Iterable[str], pins: int) -> None:
     """Redraw the line of progress."""
     *_, last = lines
@@ -154,13 +164,9 @@ def install(kind: str) -> None:
     if not complete:
         pins = lock_of(kind).read_text(encoding="utf-8").count("==")
         say(f"Installing up to {pins} pinned, hash-checked packages (once; a minute or less on most networks)")
-        pip(
-            "--require-hashes",
-            "--only-binary=:all:",
-            "--no-deps",
-            f"--requirement={lock_of(kind)}",
-            pins=pins,
-        )
+        pip(*LOCKED, f"--requirement={lock_of('installer')}")
+        pip(*LOCKED, f"--requirement={lock_of(kind)}", pins=pins)
+        compile_all()
     pip("--no-deps", "--no-build-isolation", "--editable", ".")
     state |= {kind: lock, "project": project} | here
     STATE.write_text(json.dumps(state), encoding="utf-8")

@@ -15,13 +15,14 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Each file takes its versions from the one before, so that they all agree. The last is what makes the
-# package itself, for the build stage of the image.
+# Each file takes its versions from the one before, so that they all agree. The last two are what makes the
+# package itself, for the build stage of the image, and what installs the others.
 LOCKS = {
     "requirements.txt": ["pyproject.toml"],
     "requirements-embedded.txt": ["pyproject.toml", "--extra=embedded", "--group=build"],
     "requirements-dev.txt": ["pyproject.toml", "--extra=embedded", "--group=dev"],
     "requirements-build.txt": ["--group=build"],
+    "requirements-installer.txt": ["--group=installer"],
 }
 
 
