@@ -1,5 +1,6 @@
 """Visits every world that can be reached, breadth first, so that a counterexample is a shortest one."""
 
+import gc
 from array import array
 from dataclasses import dataclass
 
@@ -30,7 +31,13 @@ def successors(world: World, state: State) -> Moves:
 
 def explore(config: Config) -> Explored:
     """Visit all worlds of a configuration, or stop at the first one that breaks the promise."""
-    return _Exploration(World(config)).run()
+    collects = gc.isenabled()
+    gc.disable()  # worlds have no cycles, and whoever looks for some walks over all worlds, again and again
+    try:
+        return _Exploration(World(config)).run()
+    finally:
+        if collects:
+            gc.enable()
 
 
 class _Exploration:
