@@ -2,12 +2,14 @@
 
 import gc
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Protocol
 
 import hypothesis
 import pytest
 
 from tests.services.backend import DESCRIPTIONS, SKIPPED_FOR, Backend, choose_for_this_machine
+from tests.services.clusters import SharedKafka
 from tests.services.fixtures import (
     SERVICES,
     database_url,
@@ -49,11 +51,38 @@ hypothesis.settings.register_profile(
 )
 
 _IN_MEMORY = pytest.StashKey[bool]()
+_SHARED_KAFKA = pytest.StashKey[SharedKafka]()
+
+
+class _Node(Protocol):
+    """A process with tests, as pytest-xdist sees it from the one that started it."""
+
+    config: pytest.Config
+    workerinput: MutableMapping[str, Any]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[SERVICES] = choose_for_this_machine()
+    services = choose_for_this_machine()
+    known = getattr(config, "workerinput", {}).get("kafka")
+    config.stash[SERVICES] = SharedKafka.use(services, known) if known else services
     config.stash[_IN_MEMORY] = keep_temporary_files_in_memory()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: _Node) -> None:
+    """The processes side by side share one Kafka: each broker takes its share of the machine even when it rests."""
+    stash = node.config.stash
+    if stash[SERVICES].backend not in {Backend.NATIVE, Backend.DOCKER}:
+        return
+    if _SHARED_KAFKA not in stash:
+        stash[_SHARED_KAFKA] = SharedKafka(stash[SERVICES])
+    node.workerinput["kafka"] = stash[_SHARED_KAFKA].known
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shared = config.stash.get(_SHARED_KAFKA, None)
+    if shared is not None:
+        shared.remove()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -32,13 +32,17 @@ SKIPPED_FOR = "not on the backend "
 
 @dataclass(frozen=True)
 class Services:
-    """The backend of this run with what it needs to know."""
+    """The backend of this run with what it needs to know.
+
+    `bootstrap_servers`: of a Kafka that is there already; `kafka_prepared`: see `NativeKafka`.
+    """
 
     backend: Backend
     reason: str
     database_url: str = ""
     bootstrap_servers: str = ""
     kafka_home: Path | None = None
+    kafka_prepared: Path | None = None
 
     def skip(self, what: str) -> NoReturn:
         """Skip the running test, in a way that the summary counts."""

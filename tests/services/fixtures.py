@@ -3,14 +3,15 @@
 import importlib.util
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Protocol
 
 import pytest
 
 from tests.services.backend import Backend, Services
-from tests.services.brokers import Brokers, OwnKafka
+from tests.services.brokers import OwnKafka
+from tests.services.clusters import new_kafka
 from tests.services.kafka import Kafka, MockKafka, RealKafka
-from tests.services.native_kafka import NativeKafka
 from tests.services.postgres import LocalPostgres, OwnPostgres
 from tests.services.postgres_server import PostgresServer
 from tests.services.proxy import TcpProxy
@@ -92,20 +93,21 @@ async def private_postgres(services: Services) -> AsyncIterator[PrivatePostgres]
 @pytest.fixture(scope="session")
 async def kafka(services: Services) -> AsyncIterator[Kafka]:
     """The cluster that all tests share; only topics of their own belong to them."""
-    match services.backend:
-        case Backend.EMBEDDED:
-            mock = MockKafka()
-            yield mock
-            mock.close()
-        case Backend.EXTERNAL:
-            yield RealKafka(services.bootstrap_servers)
-        case _:
-            cluster = _new_kafka(services, 1, {})
-            try:
-                await cluster.start()
-                yield cluster
-            finally:
-                await cluster.brokers.remove()
+    if services.bootstrap_servers:
+        shared = RealKafka(services.bootstrap_servers)
+        await shared.wait_until_ready(1, timedelta(minutes=3))  # others compute meanwhile
+        yield shared
+    elif services.backend is Backend.EMBEDDED:
+        mock = MockKafka()
+        yield mock
+        mock.close()
+    else:
+        cluster = new_kafka(services)
+        try:
+            await cluster.start()
+            yield cluster
+        finally:
+            await cluster.brokers.remove()
 
 
 @pytest.fixture
@@ -116,7 +118,7 @@ async def private_kafka(services: Services) -> AsyncIterator[PrivateKafka]:
         async def start(brokers: int = 1, properties: Mapping[str, str] | None = None) -> OwnKafka:
             if services.backend in {Backend.EMBEDDED, Backend.EXTERNAL}:
                 services.skip("there are no brokers of its own to break")
-            cluster = _new_kafka(services, brokers, properties or {})
+            cluster = new_kafka(services, brokers, properties)
             stack.push_async_callback(cluster.brokers.remove)
             await cluster.start()
             return cluster
@@ -157,15 +159,3 @@ def _new_postgres(services: Services, settings: Mapping[str, str]) -> OwnPostgre
 
         return ContainerPostgres(settings)
     return LocalPostgres(settings)
-
-
-def _new_kafka(services: Services, count: int, properties: Mapping[str, str]) -> OwnKafka:
-    brokers: Brokers
-    if services.backend is Backend.DOCKER:
-        from tests.services.container_kafka import ContainerKafka
-
-        brokers = ContainerKafka(count, properties)
-    else:
-        assert services.kafka_home is not None
-        brokers = NativeKafka(services.kafka_home, count, properties)
-    return OwnKafka(brokers, count)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import fcntl
 import functools
 import os
 import signal
@@ -9,11 +10,12 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from app.embedded.process import SupervisedProcess
-from tests.services.brokers import cluster_properties
+from tests.services.brokers import OwnKafka, cluster_properties
 from tests.services.ports import free_port
 
 _CLUSTER_ID = "b3V0Ym94LXRlc3RzLTAwMA"
@@ -21,6 +23,18 @@ _QUICK = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 # Started with this, a broker is ready for half the work of the processor; one that lasts is slower by it. Given twice,
 # because not every distribution's scripts read the second variable, and one that does has another collector there.
 _QUICK_JAVA = {"KAFKA_HEAP_OPTS": f"-Xms256m -Xmx512m {_QUICK}", "KAFKA_JVM_PERFORMANCE_OPTS": _QUICK}
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What each new cluster starts with.
+
+    `checkpoint`: the file with the features of a new cluster, the same for each, and known only to Kafka's own tool.
+    `java`: the variables of its scripts.
+    """
+
+    checkpoint: bytes
+    java: Mapping[str, str]
 
 
 class NativeKafka:
@@ -34,13 +48,16 @@ class NativeKafka:
         *,
         advertised: Mapping[int, tuple[int, int]] | None = None,
         lasting: bool = False,
+        prepared: Path | _Prepared | None = None,
     ) -> None:
         """`advertised`: for each broker the port of a second listener, and the port of a proxy before it that its
         clients are told to come to; brokers among themselves, and clients of the first listener, go past the proxies.
         `lasting`: with the memory and the virtual machine that the distribution has by default, not to be there soon.
+        `prepared`: what to start with, or a folder for it that other processes use too; by default one of this process.
         """
         self._home = home
         self._lasting = lasting
+        self._prepared = prepared
         self._advertised = advertised or {}
         self._directory = tempfile.TemporaryDirectory(prefix="outbox-kafka-")
         self._ports = {number: (free_port(), free_port()) for number in range(1, brokers + 1)}
@@ -54,9 +71,10 @@ class NativeKafka:
         return {number: process.pid for number, process in self._processes.items() if process.running}
 
     async def start(self) -> None:
-        prepared = await asyncio.to_thread(_prepare, self._home)
+        if not isinstance(self._prepared, _Prepared):
+            self._prepared = await asyncio.to_thread(_prepare, self._home, self._prepared)
         for number in self._ports:
-            self._format(number, prepared.checkpoint)
+            self._format(number, self._prepared.checkpoint)
             await self.start_broker(number)
 
     async def start_broker(self, broker: int) -> None:
@@ -67,7 +85,7 @@ class NativeKafka:
                 [str(self._home / "bin" / "kafka-server-start.sh"), str(folder / "server.properties")],
                 log=log,
                 ending=signal.SIGKILL,
-                environment=_environment(folder, {} if self._lasting else _prepare(self._home).java),
+                environment=_environment(folder, {} if self._lasting else self._java),
             )
         finally:
             os.close(log)
@@ -94,7 +112,7 @@ class NativeKafka:
             *arguments,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=_environment(self._folder(1), _prepare(self._home).java),
+            env=_environment(self._folder(1), self._java),
         )
         out, _ = await process.communicate()
         assert process.returncode == 0, out.decode()
@@ -108,6 +126,11 @@ class NativeKafka:
     def log(self, broker: int) -> str:
         """The end of what the broker has logged."""
         return (self._folder(broker) / "log").read_text(encoding="utf-8", errors="replace")[-4000:]
+
+    @property
+    def _java(self) -> Mapping[str, str]:
+        assert isinstance(self._prepared, _Prepared), "it was not started"
+        return self._prepared.java
 
     def _folder(self, broker: int) -> Path:
         return Path(self._directory.name) / str(broker)
@@ -142,13 +165,27 @@ class NativeKafka:
         (folder / "data" / "bootstrap.checkpoint").write_bytes(checkpoint)
 
 
-class _Prepared:
-    """What each new cluster starts with, whoever makes it in this process."""
+@functools.cache
+def _prepare(home: Path, folder: Path | None) -> _Prepared:
+    """What is prepared in the folder; whoever comes first does it."""
+    folder = folder or Path(_own_folder().name)
+    checkpoint, classes = folder / "bootstrap.checkpoint", folder / "classes.jsa"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        if not classes.exists():
+            checkpoint.write_bytes(_features(home))
+            asyncio.run(_archive(home, checkpoint.read_bytes(), classes))
+    return _Prepared(checkpoint.read_bytes(), {**_QUICK_JAVA, "KAFKA_OPTS": f"-XX:SharedArchiveFile={classes}"})
 
-    def __init__(self, home: Path) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="outbox-kafka-")
-        folder = Path(self._directory.name)
-        classes = folder / "classes.jsa"
+
+@functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="outbox-kafka-")
+
+
+def _features(home: Path) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="outbox-kafka-") as name:
+        folder = Path(name)
         properties = {
             **cluster_properties(1),
             "node.id": "1",
@@ -160,19 +197,24 @@ class _Prepared:
         tool = [str(home / "bin" / "kafka-storage.sh"), "format", "-t", _CLUSTER_ID]
         formatted = subprocess.run(
             [*tool, "-c", str(folder / "server.properties")],
-            env=_environment(folder, {**_QUICK_JAVA, "KAFKA_OPTS": f"-XX:ArchiveClassesAtExit={classes}"}),
+            env=_environment(folder, _QUICK_JAVA),
             capture_output=True,
             text=True,
             check=False,
         )
         assert formatted.returncode == 0, formatted.stdout + formatted.stderr
-        # The file with the features of a new cluster is the same for each, and known only to Kafka's own tool.
-        self.checkpoint = (folder / "data" / "bootstrap.checkpoint").read_bytes()
-        # The classes that the tool has loaded: a broker that finds them ready starts for three quarters of the work.
-        self.java = {**_QUICK_JAVA, "KAFKA_OPTS": f"-XX:SharedArchiveFile={classes}"}
+        return (folder / "data" / "bootstrap.checkpoint").read_bytes()
 
 
-_prepare = functools.cache(_Prepared)
+async def _archive(home: Path, checkpoint: bytes, classes: Path) -> None:
+    """Write down the classes that a broker loads: one that finds them ready starts for half of the work."""
+    java = {**_QUICK_JAVA, "KAFKA_OPTS": f"-XX:ArchiveClassesAtExit={classes}"}
+    brokers = NativeKafka(home, prepared=_Prepared(checkpoint, java))
+    try:
+        await OwnKafka(brokers, 1).start()
+        await brokers.stop_broker(1)
+    finally:
+        await brokers.remove()
 
 
 def _environment(folder: Path, java: Mapping[str, str]) -> dict[str, str]:
