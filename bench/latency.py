@@ -1,59 +1,129 @@
 """How long a message takes from its commit to the topic, under steady traffic that does not wait for the relay.
 
-The broker itself says when it appended a record; a consumer that listens meanwhile would take its share of the machine.
+The broker itself says when it appended a record; a consumer that listens meanwhile would take its share of the machine,
+and so would a writer that does more than it must: this one speaks plain SQL.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from datetime import timedelta
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from sqlalchemy.ext.asyncio import async_sessionmaker
+import asyncpg
+from aiokafka import AIOKafkaProducer
 
-from app import outbox
-from app.db import create_engine
-from app.settings import Settings
 from bench import outbox as outbox_table
-from bench.messages import SOURCE, TYPE, samples
+from bench.messages import TYPE, samples
 from bench.options import Options
 from bench.processes import child
 from bench.results import Goal, Measure, Table, percentile
 from bench.services import PARTITIONS, Services
 from relay.loop import Relay
 from relay.publisher import KafkaPublisher
+from tests.services.postgres_server import dsn
 
 _RATES = (600, 1000)
 _WARM_UP = 1.0  # seconds that do not count: connections and prepared statements are made then
-_BROKER_WARM_UP = 20  # seconds: until then a broker that was just started compiles what it does
+_BROKER_WARM_UP = 60  # seconds: until then a broker that was just started compiles what it does
 _HALF = 0.0005  # a broker's times are cut to whole milliseconds
-_POOL = 10
+_CONNECTIONS = 10
+
+_ADD = "SELECT outbox_add($1, $2::bytea, $3::bytea, type => $4)"
+_ROWS = "CREATE TABLE IF NOT EXISTS bench_rows (id bigserial PRIMARY KEY, key bytea, payload bytea)"
+_ADD_ROW = "INSERT INTO bench_rows (key, payload) VALUES ($1, $2)"
+
+
+async def _nothing(_key: bytes, _payload: bytes) -> None:
+    """A committed message needs nothing more of its writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a message gets to its topic: what its transaction does, and what its writer does after that."""
+
+    write: Callable[[asyncpg.Connection, bytes, bytes], Awaitable[object]]
+    after: Callable[[bytes, bytes], Awaitable[object]] = _nothing
+
+
+Ways: TypeAlias = Callable[[Services, str], AbstractAsyncContextManager[Way]]
+
+
+@asynccontextmanager
+async def relay_apart(services: Services, topic: str) -> AsyncIterator[Way]:
+    """The relay in a process of its own, as in production. It polls."""
+    async with child("bench.relay_process", services.environment()):
+        await _relay_is_there(services)
+        yield _outbox(topic)
+
+
+@asynccontextmanager
+async def relay_inside(services: Services, topic: str) -> AsyncIterator[Way]:
+    """The relay in the writer's process, which wakes it."""
+    settings = services.settings()
+    relay, stop = Relay(settings, lambda: KafkaPublisher(settings)), asyncio.Event()
+    running = asyncio.create_task(relay.run(stop))
+
+    async def wake(_key: bytes, _payload: bytes) -> None:
+        relay.wake()
+
+    try:
+        await _relay_is_there(services)
+        yield Way(_outbox(topic).write, wake)
+    finally:
+        stop.set()
+        await asyncio.wait_for(running, timeout=30)
+
+
+@asynccontextmanager
+async def send_after_commit(services: Services, topic: str) -> AsyncIterator[Way]:
+    """No outbox: a row is committed, then the writer sends. A crash in between loses the message; no way is shorter."""
+    settings = services.settings()
+    async with services.database() as connection:
+        await connection.execute(_ROWS)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=0,
+        compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
+    )
+
+    async def write(connection: asyncpg.Connection, key: bytes, payload: bytes) -> None:
+        await connection.execute(_ADD_ROW, key, payload)
+
+    async def send(key: bytes, payload: bytes) -> None:
+        await producer.send_and_wait(topic, payload, key=key)
+
+    await producer.start()
+    try:
+        yield Way(write, send)
+    finally:
+        await producer.stop()
+
+
+WAYS: Mapping[str, Ways] = {
+    "relay in its own process": relay_apart,
+    "relay in the writer's process": relay_inside,
+    "send() after the commit, unsafe": send_after_commit,
+}
 
 
 async def run(services: Services, options: Options) -> list[Table]:
     if not services.kafka.real:
         return [Table("latency", "not measured: the embedded Kafka does not say when it has a record", {}, [])]
     rows: dict[str, dict[str, Measure]] = {}
-    await _delays(services, _RATES[-1], _BROKER_WARM_UP, in_process=False)
+    goals: list[Goal] = []
+    await _delays(services, relay_apart, _RATES[-1], _BROKER_WARM_UP)
     for rate in _RATES:
-        for place, in_process in (("its own process", False), ("the writer's process", True)):
-            written, delays = await _delays(services, rate, options.seconds, in_process=in_process)
-            rows[f"{rate}/s, relay in {place}"] = {
-                "written/s": Measure((written,)),
-                "p50 ms": Measure((percentile(delays, 0.5),)),
-                "p90 ms": Measure((percentile(delays, 0.9),)),
-                "p99 ms": Measure((percentile(delays, 0.99),)),
-                "max ms": Measure((delays[-1],)),
-            }
-    goals = [
-        goal
-        for name, row in rows.items()
-        for goal in (
-            Goal(f"p50, {name}:", row["p50 ms"], ceiling=4),
-            Goal(f"p99, {name}:", row["p99 ms"], ceiling=20),
-        )
-    ]
+        for name, way in WAYS.items():
+            written, delays = await _delays(services, way, rate, options.seconds)
+            row = {f"p{share} ms": Measure((percentile(delays, share / 100),)) for share in (50, 90, 99)}
+            rows[f"{rate}/s, {name}"] = {"written/s": Measure((written,)), **row, "max ms": Measure((delays[-1],))}
+            if way is not send_after_commit:
+                goals.append(Goal(f"p50, {rate}/s, {name}:", row["p50 ms"], ceiling=4))
+                goals.append(Goal(f"p99, {rate}/s, {name}:", row["p99 ms"], ceiling=20))
     return [
         Table(
             "latency",
@@ -65,62 +135,59 @@ async def run(services: Services, options: Options) -> list[Table]:
     ]
 
 
-async def _delays(services: Services, rate: int, seconds: int, *, in_process: bool) -> tuple[float, list[float]]:
+async def _delays(services: Services, way: Ways, rate: int, seconds: int) -> tuple[float, list[float]]:
     """Messages written a second (fewer than asked for on a machine that is too busy), and the delays, sorted, in ms."""
     topic = await services.kafka.create_topic(partitions=PARTITIONS, message_timestamp_type="LogAppendTime")
-    settings = services.settings()
-    async with AsyncExitStack() as stack:
-        wake = await _start_relay(stack, services, settings, in_process=in_process)
-        committed = await _write(settings, topic, rate, seconds, wake)
+    async with way(services, topic) as ready:
+        committed = await _write(services, ready, rate, seconds)
         records = await services.kafka.records(topic, at_least=len(committed))
-    appended: dict[str, float] = {}
+    appended: dict[bytes, float] = {}
     for record in records:
-        appended.setdefault(record.key.decode(), record.timestamp / 1000 + _HALF)
+        appended.setdefault(record.key or b"", record.timestamp / 1000 + _HALF)
     first, last = min(committed.values()), max(committed.values())
     delays = sorted((appended[key] - at) * 1000 for key, at in committed.items() if at >= first + _WARM_UP)
     return len(committed) / (last - first), delays
 
 
-async def _start_relay(
-    stack: AsyncExitStack, services: Services, settings: Settings, *, in_process: bool
-) -> Callable[[], None]:
-    """Start one; what to call after a commit."""
-    wake: Callable[[], None] = lambda: None  # noqa: E731 - a default that does nothing
-    if in_process:
-        relay, stop = Relay(settings, lambda: KafkaPublisher(settings)), asyncio.Event()
-        task = asyncio.create_task(relay.run(stop))
-        stack.push_async_callback(partial(asyncio.wait_for, task, timeout=30))
-        stack.callback(stop.set)
-        wake = relay.wake
-    else:
-        await stack.enter_async_context(child("bench.relay_process", services.environment()))
-    async with services.database() as connection:
-        await outbox_table.connected(connection, settings.relay_slots)
-    return wake
-
-
-async def _write(settings: Settings, topic: str, rate: int, seconds: int, wake: Callable[[], None]) -> dict[str, float]:
+async def _write(services: Services, way: Way, rate: int, seconds: int) -> dict[bytes, float]:
     """Add messages at this rate whatever becomes of them; by key, when each COMMIT was sent.
 
     Not when it was answered: a busy writer hears that late, and its message may be in the topic by then.
     """
-    count = int(rate * (seconds + _WARM_UP))
-    payloads = [each.payload for each in samples(count, topic=topic)]
-    engine = create_engine(settings, role="bench", pool_size=_POOL, deadline=timedelta(seconds=60))
-    sessions = async_sessionmaker(engine)
-    committed: dict[str, float] = {}
+    payloads = [each.payload for each in samples(int(rate * (seconds + _WARM_UP)), topic="any")]
+    committed: dict[bytes, float] = {}
 
-    async def add(key: str, payload: bytes) -> None:
-        async with sessions() as session:
-            await outbox.add(session, outbox.event(topic=topic, key=key, type=TYPE, source=SOURCE, data=payload))
+    async def add(key: bytes, payload: bytes) -> None:
+        async with pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await way.write(connection, key, payload)
             committed[key] = time.time()
-            await session.commit()
-        wake()
+            await transaction.commit()
+        await way.after(key, payload)
 
-    started = time.monotonic()
-    async with asyncio.TaskGroup() as tasks:
-        for number, payload in enumerate(payloads):
-            await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
-            tasks.create_task(add(f"key-{number}", payload))
-    await engine.dispose()
+    async with asyncpg.create_pool(
+        dsn(services.database_url), min_size=_CONNECTIONS, max_size=_CONNECTIONS, reset=_keep
+    ) as pool:
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for number, payload in enumerate(payloads):
+                await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
+                tasks.create_task(add(f"key-{number}".encode(), payload))
     return committed
+
+
+async def _keep(_connection: asyncpg.Connection) -> None:
+    """It goes back to the pool as it is: nothing was set that another transaction would notice."""
+
+
+def _outbox(topic: str) -> Way:
+    async def write(connection: asyncpg.Connection, key: bytes, payload: bytes) -> None:
+        await connection.execute(_ADD, topic, key, payload, TYPE)
+
+    return Way(write)
+
+
+async def _relay_is_there(services: Services) -> None:
+    async with services.database() as connection:
+        await outbox_table.connected(connection, services.settings().relay_slots)
