@@ -43,9 +43,9 @@ down: ## stop the containers; their data stays
 
 # ----------------------------------------------------------------------------------------- verify
 
-# Tests wait more than they compute: three processes for two cores. Each takes whole files, in the order of their names:
-# the slow ones are not the last then.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+# Tests wait about as long as they compute: four processes for two cores. Each takes whole files, in the order of their
+# names: the slow ones are not the last then.
+SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
 .PHONY: test
 test: installed-dev ## all tests, on whatever services this machine has (TEST_BACKEND=…)
 	@exec $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
