@@ -50,11 +50,14 @@ SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
 test: installed-dev ## all tests, on whatever services this machine has (TEST_BACKEND=…)
 	@exec $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
-.PHONY: check
+.PHONY: check types others
 check: installed-dev ## format, lint, types, contracts, locks, generated pages, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@$(MAKE) -j 2 types others
+types: # as long as all the others together
 	$(BIN)/mypy $(SOURCES)
+others:
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/lock.py --check
 	$(if $(FRESH),$(BIN)/python -m pytest -q $(FRESH))

@@ -2,7 +2,7 @@
 
 import gc
 import tempfile
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Generator, Iterable, MutableMapping
 from typing import Any, Protocol
 
 import hypothesis
@@ -100,10 +100,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.
             item.add_marker(skip)
 
 
-def pytest_collection_finish() -> None:
-    """What is there by now stays: the many tests that collect garbage, to find errors in it, need not look at it."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What it leaves stays: nobody looks for garbage in it, neither meanwhile nor in the tests, which do so often."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -16,6 +16,7 @@ from relay.floor import Lane
 from tests.engine import connect
 from tests.ledger import Added, added
 from tests.services.postgres_server import PostgresServer
+from tests.waiting import until
 
 # Few lanes, so that many messages of one lane are on their way at once.
 _ADD = "SELECT outbox_add('t', convert_to($1, 'UTF8'), '\\x00'::bytea)"
@@ -46,7 +47,7 @@ class History:
 
     async def _delay(self) -> None:
         chance = self._chance
-        await self._connection.execute("SELECT pg_sleep($1)", 0.3 if chance.random() < 0.03 else chance.random() / 100)
+        await self._connection.execute("SELECT pg_sleep($1)", 0.3 if chance.random() < 0.03 else chance.random() / 50)
 
     async def _add(self) -> list[UUID]:
         connection, chance = self._connection, self._chance
@@ -118,12 +119,15 @@ async def write_histories(
     """Let writers write for so long, or until `stop` says so, beside transactions in another database."""
     deadline, end = time.monotonic() + duration.total_seconds(), asyncio.Event()
     histories: list[History] = []
+
+    async def over() -> bool:
+        return time.monotonic() > deadline or await stop()
+
     async with asyncio.TaskGroup() as group:
         group.create_task(_write_elsewhere(postgres.admin_url, end))
         for number in range(writers):
             group.create_task(_write(database_url, f"{make_url(database_url).database} {number}", histories, end))
-        while time.monotonic() < deadline and not await stop():
-            pass
+        await until(over, 2 * duration)
         end.set()  # each ends what it has begun: a prepared transaction would stay
     return [message for history in histories for message in history.committed]
 

@@ -53,7 +53,7 @@ class NativeKafka:
         """`advertised`: for each broker the port of a second listener, and the port of a proxy before it that its
         clients are told to come to; brokers among themselves, and clients of the first listener, go past the proxies.
         `lasting`: with the memory and the virtual machine that the distribution has by default, not to be there soon.
-        `prepared`: what to start with, or a folder for it that other processes use too; by default one of this process.
+        `prepared`: what to start with, or a folder for it that other processes use too.
         """
         self._home = home
         self._lasting = lasting
@@ -167,8 +167,9 @@ class NativeKafka:
 
 @functools.cache
 def _prepare(home: Path, folder: Path | None) -> _Prepared:
-    """What is prepared in the folder; whoever comes first does it."""
-    folder = folder or Path(_own_folder().name)
+    """What is prepared in the folder; whoever comes first does it. Without one, what is worth it for a few brokers."""
+    if folder is None:
+        return _Prepared(_features(home), _QUICK_JAVA)
     checkpoint, classes = folder / "bootstrap.checkpoint", folder / "classes.jsa"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
@@ -176,11 +177,6 @@ def _prepare(home: Path, folder: Path | None) -> _Prepared:
             checkpoint.write_bytes(_features(home))
             asyncio.run(_archive(home, checkpoint.read_bytes(), classes))
     return _Prepared(checkpoint.read_bytes(), {**_QUICK_JAVA, "KAFKA_OPTS": f"-XX:SharedArchiveFile={classes}"})
-
-
-@functools.cache
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="outbox-kafka-")
 
 
 def _features(home: Path) -> bytes:
