@@ -46,6 +46,18 @@ Work: TypeAlias = Callable[[], Awaitable[None]]
 _Record: TypeAlias = tuple[bytes, bytes, list[tuple[str, bytes]]]
 
 
+def producer(settings: Settings) -> AIOKafkaProducer:
+    """A client as all have it; not started."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=0,
+        max_batch_size=BATCH_BYTES,
+        compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
+    )
+
+
 def send(client: AIOKafkaProducer, topic: str, messages: Sequence[Sample], _settings: Settings) -> Work:
     """The plain loop: each message gets its headers and a `send()`, a thousand answers are awaited together."""
 
@@ -136,14 +148,7 @@ def _records(messages: Sequence[Sample]) -> list[_Record]:
 
 async def _run(name: str, topic: str, count: int) -> None:
     settings = load(_env_file=None)
-    client = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap_servers,
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=0,
-        max_batch_size=BATCH_BYTES,
-        compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
-    )
+    client = producer(settings)
     await client.start()
     try:
         await BASELINES[name](client, topic, samples(WARM_UP, topic=topic), settings)()

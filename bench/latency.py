@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import asyncpg
-from aiokafka import AIOKafkaProducer
 
 from bench import outbox as outbox_table
+from bench.baselines import producer
 from bench.messages import TYPE, samples
 from bench.options import Options
 from bench.processes import child
@@ -35,6 +35,9 @@ _ROWS = "CREATE TABLE IF NOT EXISTS bench_rows (id bigserial PRIMARY KEY, key by
 _ADD_ROW = "INSERT INTO bench_rows (key, payload) VALUES ($1, $2)"
 
 
+_After: TypeAlias = Callable[[bytes, bytes], Awaitable[object]]
+
+
 async def _nothing(_key: bytes, _payload: bytes) -> None:
     """A committed message needs nothing more of its writer."""
 
@@ -44,10 +47,10 @@ class Way:
     """How a message gets to its topic: what its transaction does, and what its writer does after that."""
 
     write: Callable[[asyncpg.Connection, bytes, bytes], Awaitable[object]]
-    after: Callable[[bytes, bytes], Awaitable[object]] = _nothing
+    after: _After
 
 
-Ways: TypeAlias = Callable[[Services, str], AbstractAsyncContextManager[Way]]
+OpenWay: TypeAlias = Callable[[Services, str], AbstractAsyncContextManager[Way]]
 
 
 @asynccontextmanager
@@ -70,7 +73,7 @@ async def relay_inside(services: Services, topic: str) -> AsyncIterator[Way]:
 
     try:
         await _relay_is_there(services)
-        yield Way(_outbox(topic).write, wake)
+        yield _outbox(topic, wake)
     finally:
         stop.set()
         await asyncio.wait_for(running, timeout=30)
@@ -79,31 +82,24 @@ async def relay_inside(services: Services, topic: str) -> AsyncIterator[Way]:
 @asynccontextmanager
 async def send_after_commit(services: Services, topic: str) -> AsyncIterator[Way]:
     """No outbox: a row is committed, then the writer sends. A crash in between loses the message; no way is shorter."""
-    settings = services.settings()
     async with services.database() as connection:
         await connection.execute(_ROWS)
-    producer = AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap_servers,
-        acks="all",
-        enable_idempotence=True,
-        linger_ms=0,
-        compression_type=None if settings.kafka_compression == "none" else settings.kafka_compression,
-    )
+    client = producer(services.settings())
 
     async def write(connection: asyncpg.Connection, key: bytes, payload: bytes) -> None:
         await connection.execute(_ADD_ROW, key, payload)
 
     async def send(key: bytes, payload: bytes) -> None:
-        await producer.send_and_wait(topic, payload, key=key)
+        await client.send_and_wait(topic, payload, key=key)
 
-    await producer.start()
+    await client.start()
     try:
         yield Way(write, send)
     finally:
-        await producer.stop()
+        await client.stop()
 
 
-WAYS: Mapping[str, Ways] = {
+WAYS: Mapping[str, OpenWay] = {
     "relay in its own process": relay_apart,
     "relay in the writer's process": relay_inside,
     "send() after the commit, unsafe": send_after_commit,
@@ -135,7 +131,7 @@ async def run(services: Services, options: Options) -> list[Table]:
     ]
 
 
-async def _delays(services: Services, way: Ways, rate: int, seconds: int) -> tuple[float, list[float]]:
+async def _delays(services: Services, way: OpenWay, rate: int, seconds: int) -> tuple[float, list[float]]:
     """Messages written a second (fewer than asked for on a machine that is too busy), and the delays, sorted, in ms."""
     topic = await services.kafka.create_topic(partitions=PARTITIONS, message_timestamp_type="LogAppendTime")
     async with way(services, topic) as ready:
@@ -181,11 +177,11 @@ async def _keep(_connection: asyncpg.Connection) -> None:
     """It goes back to the pool as it is: nothing was set that another transaction would notice."""
 
 
-def _outbox(topic: str) -> Way:
+def _outbox(topic: str, after: _After = _nothing) -> Way:
     async def write(connection: asyncpg.Connection, key: bytes, payload: bytes) -> None:
         await connection.execute(_ADD, topic, key, payload, TYPE)
 
-    return Way(write)
+    return Way(write, after)
 
 
 async def _relay_is_there(services: Services) -> None:

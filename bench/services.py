@@ -105,7 +105,7 @@ async def started() -> AsyncIterator[Services]:
         database_url = await PostgresServer(postgres.url()).create_database(migrated=True)
         home = os.environ.get("KAFKA_HOME")
         if home and shutil.which("java"):
-            brokers = NativeKafka(Path(home), lasting=True)
+            brokers = NativeKafka(Path(home), java={})
             stack.push_async_callback(brokers.remove)
             cluster = OwnKafka(brokers, 1)
             await cluster.start()

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import hypothesis
 import pytest
 
+from tests import collector
 from tests.services.backend import DESCRIPTIONS, SKIPPED_FOR, Backend, choose_for_this_machine
 from tests.services.clusters import SharedKafka
 from tests.services.fixtures import (
@@ -103,11 +104,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """What it leaves stays: nobody looks for garbage in it, neither meanwhile nor in the tests, which do so often."""
-    gc.disable()
     try:
-        return (yield)
+        with collector.at_rest():
+            return (yield)
     finally:
-        gc.enable()
         gc.collect()
         gc.freeze()
 

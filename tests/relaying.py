@@ -10,6 +10,7 @@ from app.settings import Settings, load
 from relay.loop import Relay
 from relay.outcomes import Publisher
 from relay.publisher import KafkaPublisher
+from tests import collector
 
 HURRIED = {
     "publish_deadline": 3,
@@ -64,13 +65,10 @@ def no_lost_errors() -> Iterator[None]:
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     # The collector rests meanwhile: what is made stays in the youngest generation, or, where a block inside this one
     # has searched that, in the middle one. The oldest, with all that was there before, need not be searched.
-    outermost = gc.isenabled()
-    gc.disable()
     try:
-        yield
-        gc.collect(1 if outermost else 0)
+        with collector.at_rest() as outermost:
+            yield
+            gc.collect(1 if outermost else 0)
     finally:
-        if outermost:
-            gc.enable()
         loop.set_exception_handler(previous)
     assert not complaints, complaints

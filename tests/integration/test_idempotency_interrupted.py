@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import defaultdict
+from functools import partial
 
 import pytest
 from sqlalchemy import make_url
@@ -10,6 +11,7 @@ from sqlalchemy import make_url
 from tests.api import Api, api_on
 from tests.services.commit_cut import CommitCut, When
 from tests.services.fixtures import PrivatePostgres
+from tests.waiting import until
 
 _DEADLINE = 120.0  # seconds
 _BODY = b'{"user_name": "Anna", "description": "d"}'
@@ -125,12 +127,13 @@ async def test_a_server_that_is_killed_again_and_again(private_postgres: Private
                 key = f"key-{name}-{number}"
                 ids[key].add(await _repeat(api, key))
 
+        async def worked(enough: int) -> bool:
+            return len(ids) >= enough
+
         async with asyncio.timeout(_DEADLINE):
             clients = [asyncio.create_task(client(name)) for name in range(4)]
             for _ in range(4):
-                done = len(ids)
-                while len(ids) < done + 50:  # noqa: ASYNC110 - some work since the last time
-                    await asyncio.sleep(0.001)
+                await until(partial(worked, len(ids) + 50))  # some work since the last time
                 await server.kill()
                 await server.start()
             over.set()

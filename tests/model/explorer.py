@@ -1,9 +1,9 @@
 """Visits every world that can be reached, breadth first, so that a counterexample is a shortest one."""
 
-import gc
 from array import array
 from dataclasses import dataclass
 
+from tests import collector
 from tests.model import people, promise, slots, writers
 from tests.model.configuration import Config
 from tests.model.state import State, canonical
@@ -31,13 +31,10 @@ def successors(world: World, state: State) -> Moves:
 
 def explore(config: Config) -> Explored:
     """Visit all worlds of a configuration, or stop at the first one that breaks the promise."""
-    collects = gc.isenabled()
-    gc.disable()  # worlds have no cycles, and whoever looks for some walks over all worlds, again and again
-    try:
+    with (
+        collector.at_rest()
+    ):  # worlds have no cycles, and whoever looks for some walks over all worlds, again and again
         return _Exploration(World(config)).run()
-    finally:
-        if collects:
-            gc.enable()
 
 
 class _Exploration:

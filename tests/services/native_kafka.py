@@ -47,16 +47,17 @@ class NativeKafka:
         properties: Mapping[str, str] | None = None,
         *,
         advertised: Mapping[int, tuple[int, int]] | None = None,
-        lasting: bool = False,
-        prepared: Path | _Prepared | None = None,
+        java: Mapping[str, str] | None = None,
+        prepared: Path | None = None,
     ) -> None:
         """`advertised`: for each broker the port of a second listener, and the port of a proxy before it that its
         clients are told to come to; brokers among themselves, and clients of the first listener, go past the proxies.
-        `lasting`: with the memory and the virtual machine that the distribution has by default, not to be there soon.
-        `prepared`: what to start with, or a folder for it that other processes use too.
+        `java`: variables of Kafka's scripts instead of those for being there soon; with none it lasts, with the memory
+        and the virtual machine that the distribution has by default. `prepared`: a folder for what all brokers start
+        with, which other processes use too.
         """
         self._home = home
-        self._lasting = lasting
+        self._java = java
         self._prepared = prepared
         self._advertised = advertised or {}
         self._directory = tempfile.TemporaryDirectory(prefix="outbox-kafka-")
@@ -71,10 +72,9 @@ class NativeKafka:
         return {number: process.pid for number, process in self._processes.items() if process.running}
 
     async def start(self) -> None:
-        if not isinstance(self._prepared, _Prepared):
-            self._prepared = await asyncio.to_thread(_prepare, self._home, self._prepared)
+        prepared = await asyncio.to_thread(_prepare, self._home, self._prepared)
         for number in self._ports:
-            self._format(number, self._prepared.checkpoint)
+            self._format(number, prepared.checkpoint)
             await self.start_broker(number)
 
     async def start_broker(self, broker: int) -> None:
@@ -85,7 +85,7 @@ class NativeKafka:
                 [str(self._home / "bin" / "kafka-server-start.sh"), str(folder / "server.properties")],
                 log=log,
                 ending=signal.SIGKILL,
-                environment=_environment(folder, {} if self._lasting else self._java),
+                environment=self._environment(folder),
             )
         finally:
             os.close(log)
@@ -112,7 +112,7 @@ class NativeKafka:
             *arguments,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=_environment(self._folder(1), self._java),
+            env=self._environment(self._folder(1)),
         )
         out, _ = await process.communicate()
         assert process.returncode == 0, out.decode()
@@ -127,10 +127,9 @@ class NativeKafka:
         """The end of what the broker has logged."""
         return (self._folder(broker) / "log").read_text(encoding="utf-8", errors="replace")[-4000:]
 
-    @property
-    def _java(self) -> Mapping[str, str]:
-        assert isinstance(self._prepared, _Prepared), "it was not started"
-        return self._prepared.java
+    def _environment(self, folder: Path) -> dict[str, str]:
+        usual = _prepare(self._home, self._prepared).java
+        return _environment(folder, usual if self._java is None else self._java)
 
     def _folder(self, broker: int) -> Path:
         return Path(self._directory.name) / str(broker)
@@ -174,8 +173,8 @@ def _prepare(home: Path, folder: Path | None) -> _Prepared:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
         if not classes.exists():
-            checkpoint.write_bytes(_features(home))
-            asyncio.run(_archive(home, checkpoint.read_bytes(), classes))
+            checkpoint.write_bytes(_prepare(home, None).checkpoint)
+            asyncio.run(_archive(home, classes))
     return _Prepared(checkpoint.read_bytes(), {**_QUICK_JAVA, "KAFKA_OPTS": f"-XX:SharedArchiveFile={classes}"})
 
 
@@ -202,10 +201,9 @@ def _features(home: Path) -> bytes:
         return (folder / "data" / "bootstrap.checkpoint").read_bytes()
 
 
-async def _archive(home: Path, checkpoint: bytes, classes: Path) -> None:
-    """Write down the classes that a broker loads: one that finds them ready starts for half of the work."""
-    java = {**_QUICK_JAVA, "KAFKA_OPTS": f"-XX:ArchiveClassesAtExit={classes}"}
-    brokers = NativeKafka(home, prepared=_Prepared(checkpoint, java))
+async def _archive(home: Path, classes: Path) -> None:
+    """Write down the classes that a broker loads: one that finds them ready starts for two thirds of the work."""
+    brokers = NativeKafka(home, java={**_QUICK_JAVA, "KAFKA_OPTS": f"-XX:ArchiveClassesAtExit={classes}"})
     try:
         await OwnKafka(brokers, 1).start()
         await brokers.stop_broker(1)
