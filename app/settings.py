@@ -91,7 +91,7 @@ class KafkaSettings(Part):
     kafka_ssl_keyfile: Path | None = None
     """Key of the client certificate."""
     kafka_compression: Literal["none", "zstd"] = "zstd"
-    """Compression of the batches."""
+    """Compression of batches of 1 KiB or more."""
     kafka_request_timeout: Duration = timedelta(seconds=5)
     """How long one request to a broker may take before it is tried again."""
     kafka_check_crcs: bool = True
@@ -173,7 +173,7 @@ class RelaySettings(Part):
     relay_poll_min: Duration = timedelta(milliseconds=1)
     """Shortest pause between two looks at an empty outbox."""
     relay_poll_max: Duration = timedelta(milliseconds=50)
-    """Longest pause between two looks at an empty outbox."""
+    """Longest pause between two looks at an empty outbox. A busy relay looks for what lay parked as often."""
     publish_deadline: Duration = timedelta(seconds=20)
     """How long a slot waits for Kafka's answers to a batch. Kafka's own fail-over takes 8 to 12 s."""
     relay_idle_timeout: Duration = timedelta(seconds=30)

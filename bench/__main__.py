@@ -1,15 +1,13 @@
 """`python -m bench [NAME…] [--json FILE]`: run these benches, or all of them."""
 
 import argparse
-import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import uvloop
-
+from app.cli import running
 from bench import (
     decisions,
     drain,
@@ -90,8 +88,7 @@ def main(arguments: Sequence[str]) -> None:
         if not to_stdout:
             print(text, flush=True)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        found = runner.run(measure(parsed.names, options, show))
+    found = running.run(measure(parsed.names, options, show))
     if to_stdout:
         print(json.dumps(found, indent=2))
     elif parsed.json is not None:

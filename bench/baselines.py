@@ -36,6 +36,10 @@ _TEXTBOOK_TABLE = """
     CREATE INDEX IF NOT EXISTS bench_textbook_pending ON bench_textbook (id) WHERE processed_at IS NULL;
     TRUNCATE bench_textbook;
 """
+TEXTBOOK_ADD = (
+    "INSERT INTO bench_textbook (message_id, topic, key, headers, payload, type) VALUES ($1, $2, $3, $4, $5, $6)"
+)
+"""A writer's statement, for one message."""
 _TEXTBOOK_TAKE = """
     SELECT id, message_id, topic, key, headers, payload, created_at FROM bench_textbook
     WHERE processed_at IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
@@ -103,15 +107,21 @@ def textbook(client: AIOKafkaProducer, _topic: str, _messages: Sequence[Sample],
     """The usual relay: take rows with SKIP LOCKED, send each, mark them, commit. The rows are in its table."""
 
     async def work() -> None:
-        connection = await asyncpg.connect(dsn(settings.database.render_as_string(hide_password=False)))
-        while await _textbook_round(client, connection):
+        connection = await connect_textbook(settings)
+        while await textbook_round(client, connection):
             pass
         await connection.close()
 
     return work
 
 
-async def _textbook_round(client: AIOKafkaProducer, connection: asyncpg.Connection) -> bool:
+async def connect_textbook(settings: Settings) -> asyncpg.Connection:
+    """The session of the textbook's relay."""
+    return await asyncpg.connect(dsn(settings.database.render_as_string(hide_password=False)))
+
+
+async def textbook_round(client: AIOKafkaProducer, connection: asyncpg.Connection) -> bool:
+    """Take, send, mark, commit. Was there anything?"""
     async with connection.transaction():
         rows = await connection.fetch(_TEXTBOOK_TAKE, _TEXTBOOK_LIMIT)
         answers = [

@@ -10,7 +10,7 @@ import asyncpg
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from bench import receipts
+from bench import checks, light, receipts
 from bench.options import Options
 from bench.results import Measure, Table
 from bench.services import Services
@@ -70,6 +70,8 @@ async def run(services: Services, options: Options) -> list[Table]:
         await _key_locks(services, options),
         await _drivers(services, options),
         *await receipts.run(services, options),
+        *await checks.run(services, options),
+        *await light.run(services, options),
     ]
 
 

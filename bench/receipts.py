@@ -133,7 +133,7 @@ async def _settling(services: Services, options: Options) -> Table:
 
 async def _owed(connection: asyncpg.Connection, limit: int, offset: int) -> list[Delivered]:
     """The next messages, confirmed in batches of 300."""
-    lane = Lane(1, floor=0, seen=0, mark=None, mark_xid=None, has_parked=False, xid=0, returning=False)
+    lane = Lane(1, floor=0, seen=0, mark=None, mark_xid=None, has_parked=False, xid=0)
     messages: Sequence[OwedMessage] = (await store.fetch(connection, [lane], messages=limit, size=1 << 30)).messages
     return [Delivered(messages[n : n + 300], n // 300, offset) for n in range(0, len(messages), 300)]
 

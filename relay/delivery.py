@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from relay.floor import Lane, Round, advance, moved
+from relay.floor import Lane, Round, advance, most, moved
 from relay.outcomes import (
     BatchRefused,
     Delivered,
@@ -109,12 +109,12 @@ def conclude(
     *,
     others_answered: bool,
     refusals_to_close: int,
-    due: Callable[[Lane, Lane], bool],
+    due: Callable[[int, int], bool],
 ) -> Conclusion:
     """Turn the outcomes into what the settle records.
 
     `others_answered`: the broker answered another slot while this one waited, so silence is a topic's matter.
-    `due` decides whether a lane's row is worth writing.
+    `due` decides whether a lane's row is worth writing when it moves by so many ids.
     """
     broker_answered = others_answered or answered(outcomes)
     unknown = [outcome for outcome in outcomes if isinstance(outcome, Unknown)]
@@ -174,9 +174,11 @@ def _topic_changes(fetched: Fetched, settlement: Settlement, closed: dict[str, s
 
 
 def _lanes(
-    plan: Plan, lanes: Sequence[Lane], fetched: Fetched, settlement: Settlement, due: Callable[[Lane, Lane], bool]
+    plan: Plan, lanes: Sequence[Lane], fetched: Fetched, settlement: Settlement, due: Callable[[int, int], bool]
 ) -> list[Lane]:
-    """The rows of `outbox_lanes` that must, or may as well, be written."""
+    """The rows of `outbox_lanes` that must, or may as well, be written: when one is due, all that moved, because it is
+    the round trip that costs.
+    """
     settled: set[int] | None = None
     if sum(len(batch.messages) for batch in settlement.delivered) < len(fetched.messages):
         settled = {message.id for batch in settlement.delivered for message in batch.messages}
@@ -184,10 +186,10 @@ def _lanes(
         settled |= {message.id for message in settlement.parked}
     behind_topic = {message.lane for message in settlement.parked if message.held == 0}
     came_back = {message.lane for message in fetched.messages if message.behind == 0}
-    result = []
-    for lane in lanes:
-        after = advance(lane, plan.learned(lane.lane, fetched.xmin, settled))
-        parked_changed = lane.lane in came_back or (lane.lane in behind_topic and not lane.has_parked)
-        if parked_changed or (moved(lane, after) > 0 and due(lane, after)):
-            result.append(after)
-    return result
+    changed = came_back | {lane.lane for lane in lanes if lane.lane in behind_topic and not lane.has_parked}
+    learned = [(lane, plan.learned(lane.lane, fetched.xmin, settled)) for lane in lanes]
+    if not changed and not any(due(lane.lane, most(lane, done)) for lane, done in learned):
+        return []
+    rows = [(lane, advance(lane, done)) for lane, done in learned]
+    one_is_due = any(moved(lane, after) > 0 and due(lane.lane, moved(lane, after)) for lane, after in rows)
+    return [after for lane, after in rows if lane.lane in changed or (one_is_due and moved(lane, after) > 0)]

@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A lane's row as the claim locked it. `xid` is the claim's own transaction id.
-
-    `returning`: there are dead letters whose followers may still lie parked.
-    """
+    """A lane's row as the claim locked it. `xid` is the claim's own transaction id."""
 
     lane: int
     floor: int
@@ -21,7 +18,6 @@ class Lane:
     mark_xid: int | None
     has_parked: bool
     xid: int
-    returning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +71,8 @@ def moved(before: Lane, after: Lane) -> int:
         (after.mark or after.floor) - (before.mark or before.floor),
         after.seen - before.seen,
     )
+
+
+def most(lane: Lane, done: Round) -> int:
+    """By how many ids `advance` may move the row at most; cheaper to know than by how many it does."""
+    return max(lane.seen, done.last or 0) - lane.floor

@@ -66,18 +66,26 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
 
         self._sender._send_produce_req = remembered
 
-    async def partition_count(self, topic: str) -> int:
-        """How many partitions the topic has; a topic that is just being created gets a second.
+    def partitions(self, topic: str) -> int | None:
+        """How many partitions the topic has, as far as is known."""
+        known = self.client.cluster.partitions_for_topic(topic)
+        return None if known is None else len(known)
+
+    async def await_partitions(self, topic: str) -> None:
+        """Return when the topic's partitions are known; one that is just being created gets a second.
 
         Raises UnknownTopicOrPartitionError, TopicAuthorizationFailedError, or KafkaConnectionError when no broker
         answers.
         """
-        cluster, pauses = self.client.cluster, iter((0.0, *_PATIENCE))
-        while (partitions := cluster.partitions_for_topic(topic)) is None:
+        pauses = iter((0.0, *_PATIENCE))
+        while self.partitions(topic) is None:
             await self._refresh(topic, pauses, or_else=UnknownTopicOrPartitionError)
-            if topic in cluster.unauthorized_topics:
+            if topic in self.client.cluster.unauthorized_topics:
                 raise TopicAuthorizationFailedError
-        return len(partitions)
+
+    def has_leader(self, topic: str, partition: int) -> bool:
+        """Has the partition a leader, as far as is known?"""
+        return self.client.cluster.leader_for_partition(TopicPartition(topic, partition)) not in (None, -1)
 
     async def await_leader(self, topic: str, partition: int) -> None:
         """Return when the partition has a leader; one that has none gets a second.
@@ -86,7 +94,7 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
         the whole request time-out.
         """
         pauses = iter(_PATIENCE)
-        while self.client.cluster.leader_for_partition(TopicPartition(topic, partition)) in (None, -1):
+        while not self.has_leader(topic, partition):
             await self._refresh(topic, pauses, or_else=LeaderNotAvailableError)
 
     async def _refresh(self, topic: str, pauses: Iterator[float], *, or_else: type[KafkaError]) -> None:

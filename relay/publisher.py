@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
+from typing import Any
 
 from aiokafka import errors as kafka
 
@@ -19,7 +20,7 @@ from app.settings import KafkaSettings
 from relay import producer as producers
 from relay.outcomes import BatchRefused, Delivered, Outcome, OwedMessage, Refused, TopicUnavailable, Unknown, Unsent
 from relay.partitioner import partition_of
-from relay.records import BATCH_BYTES, RecordBatch, pack
+from relay.records import BATCH_BYTES, pack
 
 logger = log.get(__name__)
 
@@ -45,6 +46,10 @@ _SILENCE = (
     TimeoutError,
     AssertionError,  # aiokafka's way to say that the topic lost this partition meanwhile
 )
+
+
+# What publishing may raise and turns into outcomes.
+_ERRORS = (kafka.KafkaError, OSError, TimeoutError, AssertionError)
 
 
 def _reason(error: BaseException) -> str:
@@ -96,85 +101,135 @@ class KafkaPublisher:
         """See `relay.outcomes.Publisher`."""
         if self._producer is None:
             return [Unsent(messages)]
-        by_topic: defaultdict[str, list[OwedMessage]] = defaultdict(list)
-        for message in messages:
-            by_topic[message.topic].append(message)
-        end = asyncio.get_running_loop().time() + deadline.total_seconds()
-        attempt = _Attempt(self._producer, self._settings.kafka_compression, end)
-        turn = next(self._turn)
-        parts = await asyncio.gather(
-            *(attempt.topic(topic, owed, singly=topic in singly, turn=turn) for topic, owed in by_topic.items())
-        )
-        outcomes = [outcome for part in parts for outcome in part]
+        attempt = _Attempt(self._producer, self._settings.kafka_compression, singly, next(self._turn))
+        outcomes = await attempt.run(messages, deadline)
         if not all(isinstance(outcome, Delivered) for outcome in outcomes):
             await self.close()
         return outcomes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
+class _Part:
+    """What goes to one partition (of a topic whose partitions are unknown: None), and how far it has come: those from
+    `start` to `stop` are on their way.
+    """
+
+    topic: str
+    partition: int | None
+    messages: list[OwedMessage]
+    start: int = 0
+    stop: int = 0
+
+
 class _Attempt:
-    """One `publish`: topics and partitions side by side, each partition in order. `end` is the loop's time."""
+    """One `publish`: partitions side by side, each in order, a batch after the answer to the one before it.
 
-    producer: producers.Producer
-    compression: str
-    end: float
+    One coroutine sees to all of them: tasks and time-outs of their own were a large part of what a small round costs.
+    """
 
-    async def topic(self, topic: str, messages: list[OwedMessage], *, singly: bool, turn: int) -> list[Outcome]:
-        """Send one topic's messages. Those without a key go together, to a partition that changes with `turn`."""
-        try:
-            async with asyncio.timeout_at(self.end):
-                partitions = await self.producer.partition_count(topic)
-        except (kafka.KafkaError, OSError, TimeoutError) as error:
-            return [_outcome(error, topic, messages)]
-        by_partition: defaultdict[int, list[OwedMessage]] = defaultdict(list)
+    def __init__(self, producer: producers.Producer, compression: str, singly: Collection[str], turn: int) -> None:
+        self._producer = producer
+        self._compression = compression
+        self._singly = singly
+        self._turn = turn
+        self._parts: list[_Part] = []
+        self._waits: dict[asyncio.Future[Any], _Part] = {}
+        """Answers to batches; for a part with none on its way, what is missing in the metadata."""
+        self._outcomes: list[Outcome] = []
+
+    async def run(self, messages: Sequence[OwedMessage], deadline: timedelta) -> list[Outcome]:
+        """Send them all, and wait for the answers until the deadline."""
+        by_topic: defaultdict[str, list[OwedMessage]] = defaultdict(list)
         for message in messages:
+            by_topic[message.topic].append(message)
+        self._parts += [_Part(topic, None, owed) for topic, owed in by_topic.items()]
+        try:
+            async with asyncio.timeout(deadline.total_seconds()):
+                for part in self._parts[:]:
+                    await self._go_on(part)
+                while self._waits:
+                    done, _ = await asyncio.wait(self._waits, return_when=asyncio.FIRST_COMPLETED)
+                    for future in done:
+                        await self._answered(future, self._waits.pop(future))
+        except TimeoutError as error:
+            for part in self._parts:
+                self._failed(part, error)
+        finally:
+            for future in self._waits:  # or asyncio complains of an answer that nobody reads
+                if not future.cancel() and not future.cancelled():
+                    future.exception()
+        return self._outcomes
+
+    async def _go_on(self, part: _Part) -> None:
+        """Send the next batch, if there is one, or wait for what is missing to do so."""
+        try:
+            if part.partition is None:
+                await self._divide(part)
+            elif part.start < len(part.messages):
+                await self._send(part, part.partition)
+        except _ERRORS as error:
+            self._failed(part, error)
+
+    async def _divide(self, part: _Part) -> None:
+        """Give each partition of a topic its part. Messages without a key go together, to one that `turn` changes."""
+        producer = self._producer
+        partitions = producer.partitions(part.topic)
+        if partitions is None:
+            self._waits[asyncio.create_task(producer.await_partitions(part.topic))] = part
+            return
+        self._parts.remove(part)
+        by_partition: defaultdict[int, list[OwedMessage]] = defaultdict(list)
+        for message in part.messages:
             key = message.key
-            by_partition[turn % partitions if key is None else partition_of(key, partitions)].append(message)
-        parts = await asyncio.gather(
-            *(self._partition(topic, partition, part, singly=singly) for partition, part in by_partition.items())
-        )
-        return [outcome for part in parts for outcome in part]
+            number = self._turn % partitions if key is None else partition_of(key, partitions)
+            by_partition[number].append(message)
+        parts = [_Part(part.topic, number, owed) for number, owed in by_partition.items()]
+        self._parts += parts
+        for each in parts:
+            await self._go_on(each)
 
-    async def _partition(
-        self, topic: str, partition: int, messages: list[OwedMessage], *, singly: bool
-    ) -> list[Outcome]:
-        """One batch after the other; each waits for the answer to the one before it."""
-        outcomes: list[Outcome] = []
-        start = 0
-        while start < len(messages):
-            records, stop = self._build(messages, start, singly=singly)
-            outcomes.append(await self._send(records, topic, partition, messages[start:stop]))
-            start = stop
-            if not isinstance(outcomes[-1], Delivered):
-                break
-        if start < len(messages):
-            outcomes.append(Unsent(messages[start:]))
-        return outcomes
-
-    def _build(self, messages: list[OwedMessage], start: int, *, singly: bool) -> tuple[RecordBatch, int]:
-        """A batch of the messages from `start`, and the index after its last."""
-        return pack(
+    async def _send(self, part: _Part, partition: int) -> None:
+        """Hand the next batch to the producer."""
+        topic, messages, producer = part.topic, part.messages, self._producer
+        if not producer.has_leader(topic, partition):
+            self._waits[asyncio.create_task(producer.await_leader(topic, partition))] = part
+            return
+        stop = part.start + 1 if topic in self._singly else len(messages)
+        records, part.stop = pack(
             messages,
-            start,
-            start + 1 if singly else len(messages),
+            part.start,
+            stop,
             timestamp=time.time_ns() // 1_000_000,
-            compression=self.compression,
+            compression=self._compression,
             size=BATCH_BYTES,
         )
+        await failpoints.reach("relay.before_send")
+        self._waits[await producer.send_batch(records, topic, partition=partition)] = part
+        await failpoints.reach("relay.after_send")
 
-    async def _send(self, records: RecordBatch, topic: str, partition: int, batch: list[OwedMessage]) -> Outcome:
+    async def _answered(self, future: asyncio.Future[Any], part: _Part) -> None:
         try:
-            async with asyncio.timeout_at(self.end):
-                await self.producer.await_leader(topic, partition)
-                await failpoints.reach("relay.before_send")
-                answer = await self.producer.send_batch(records, topic, partition=partition)
-                try:
-                    await failpoints.reach("relay.after_send")
-                    metadata = await answer
-                finally:
-                    answer.cancel()  # or asyncio complains of an answer that comes when nobody waits any more
-        except (kafka.KafkaError, OSError, TimeoutError, AssertionError) as error:
-            return _outcome(error, topic, batch)
-        if metadata.offset < 0:  # it was stored before, but the broker no longer knows where: a receipt would lie
-            return Unknown(batch, kafka.DuplicateSequenceNumber.message, answered=True)
-        return Delivered(batch, partition, metadata.offset)
+            metadata = future.result()
+        except _ERRORS as error:
+            self._failed(part, error)
+            return
+        batch = part.messages[part.start : part.stop]
+        if batch and part.partition is not None:
+            if metadata.offset < 0:  # it was stored before, but where the broker no longer knows: a receipt would lie
+                self._failed(part, kafka.DuplicateSequenceNumber())
+                return
+            self._outcomes.append(Delivered(batch, part.partition, metadata.offset))
+            part.start = part.stop
+        await self._go_on(part)
+
+    def _failed(self, part: _Part, error: BaseException) -> None:
+        """The batch on its way, or with none the whole part, has this end; what comes after it is not sent."""
+        messages, start, stop = part.messages, part.start, part.stop
+        if start == len(messages):
+            return
+        if stop == start:
+            stop = len(messages)
+        self._outcomes.append(_outcome(error, part.topic, messages[start:stop]))
+        if stop < len(messages):
+            self._outcomes.append(Unsent(messages[stop:]))
+        part.start = part.stop = len(messages)

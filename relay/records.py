@@ -26,6 +26,9 @@ _CODECS: dict[str, tuple[int, _Compress | None]] = {
     "zstd": (4, lambda records: codec.zstd_encode(records, level=1)),
 }
 
+_WORTH_COMPRESSING = 1024
+"""Bytes of records. A broker decompresses each batch to check it, which takes longer than a few bytes on the wire."""
+
 # base offset, length | partition leader's epoch, version, checksum | attributes, last offset, first and last timestamp,
 # producer's id, epoch and sequence, number of records. The length counts what comes after it, the checksum too.
 _PLACE, _GUARD, _CONTENT = struct.Struct(">qi"), struct.Struct(">ibI"), struct.Struct(">hiqqqhii")
@@ -142,12 +145,12 @@ class RecordBatch:
         return self._built
 
     def _compressed(self) -> tuple[int, list[bytes]]:
-        """The batch's attributes, and its records, compressed if that makes them smaller."""
+        """The batch's attributes, and its records, compressed if that is worth it and makes them smaller."""
         attributes, compress = _CODECS[self._compression]
         if compress is None:
             return attributes, self._records
         joined = b"".join(self._records)
-        small = compress(joined)
+        small = joined if len(joined) < _WORTH_COMPRESSING else compress(joined)
         return (attributes, [small]) if len(small) < len(joined) else (0, [joined])
 
 

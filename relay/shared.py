@@ -12,7 +12,7 @@ from app.outbox.models import LANES
 from app.settings import Settings
 from relay.breaker import Breaker, Permit
 from relay.delivery import Conclusion, Plan
-from relay.floor import Lane, moved
+from relay.floor import Lane
 from relay.outcomes import OwedMessage
 from relay.traffic import Traffic
 
@@ -49,6 +49,8 @@ class Shared:
     probe: int | None = None
     """A lane with the probe of a half-open topic; it gets a round of its own, one at a time."""
     probing: bool = False
+    payload_max: int | None = None
+    """No payload had more bytes when a slot last looked; None: not known."""
     backlog: list[int] = field(default_factory=list)
     """Lanes known to have work that no slot of this process holds, found by one slot for all; only read under pressure.
     """
@@ -60,13 +62,12 @@ class Shared:
     lanes_written_at: dict[int, float] = field(default_factory=dict)
     last_round_at: float = field(default_factory=time.monotonic)
 
-    def due(self, before: Lane, after: Lane) -> bool:
-        """Is it worth writing this lane's row? Rarely: each write leaves a dead row version behind."""
-        since = time.monotonic() - self.lanes_written_at.get(after.lane, 0.0)
-        return (
-            moved(before, after) >= self.settings.relay_floor_step
-            or since >= self.settings.relay_floor_interval.total_seconds()
-        )
+    def due(self, lane: int, ids: int) -> bool:
+        """Is it worth writing this lane's row when it moves by so many ids? Rarely: each write leaves a dead row
+        version behind.
+        """
+        since = time.monotonic() - self.lanes_written_at.get(lane, 0.0)
+        return ids >= self.settings.relay_floor_step or since >= self.settings.relay_floor_interval.total_seconds()
 
     def alive(self) -> None:
         """A slot finished a round, or had good reason to rest."""
@@ -100,10 +101,19 @@ class Shared:
         if self.traffic.pressure:
             self.backlog = rotated
             return self._one(rotated)
-        settings = self.settings
-        messages = max(settings.relay_light_messages, settings.relay_batch_messages // len(rotated))
-        size = max(1, settings.relay_batch_bytes // len(rotated))
-        return Share(rotated, limit=LANES, messages=messages, size=size)
+        return self.light(rotated)
+
+    def light(self, lanes: Sequence[int]) -> Share:
+        """All of these lanes, with as much of each as makes a full round."""
+        settings, number = self.settings, max(1, len(lanes))
+        messages = max(settings.relay_light_messages, settings.relay_batch_messages // number)
+        return Share(lanes, limit=LANES, messages=messages, size=max(1, settings.relay_batch_bytes // number))
+
+    def counted(self, share: Share) -> bool:
+        """Must a fetch count the bytes of this share? Not where so many messages cannot have more. What came after the
+        look may be longer, but is no more than was written since.
+        """
+        return self.payload_max is None or share.messages * self.payload_max > share.size
 
     def _one(self, lanes: Sequence[int], *, probe: bool = False) -> Share:
         settings = self.settings
@@ -118,8 +128,10 @@ class Shared:
             self.traffic.relax()
 
     def released(self, lanes: Sequence[Lane]) -> None:
-        """This slot's round is over. Others may be waiting for these lanes."""
-        self.backlog += [lane.lane for lane in lanes if self.held.pop(lane.lane)]
+        """This slot's round is over. Others may be waiting for these lanes, and may have them already: a commit frees
+        a lane before its slot hears of it.
+        """
+        self.backlog += [lane.lane for lane in lanes if self.held.pop(lane.lane, False)]
         if lanes and self.traffic.pressure:
             self.wake.set()
 

@@ -28,11 +28,12 @@ _CLOSE = timedelta(seconds=2)
 
 @dataclass(slots=True)
 class _Done:
-    """How far a round came: what is known even when its commit fails."""
+    """How far a round came: what is known even when its commit fails. `goes_on`: its commit began the next one."""
 
-    lanes: Sequence[Lane] = ()
+    lanes: Sequence[Lane]
     messages: int = 0
     settlement: store.Settlement = field(default_factory=store.Settlement)
+    goes_on: bool = False
 
     @property
     def confirmed(self) -> int:
@@ -85,12 +86,13 @@ class Slot:
         return None
 
     async def _serve(self, connection: asyncpg.Connection, stop: asyncio.Event) -> None:
-        idle = self._settings.relay_poll_min
+        idle, busy = self._settings.relay_poll_min, False
         while not stop.is_set():
             await self._shared.traffic.turn(self)
             if stop.is_set():
                 return
-            if await self._attempt(connection, stop):
+            busy = await self._attempt(connection, stop, busy=busy)
+            if busy:
                 idle = self._settings.relay_poll_min
             elif self._shared.traffic.pressure:  # other slots hold what there is; the end of a round wakes this one
                 await wait(self._shared.wake, self._settings.relay_poll_max)
@@ -98,8 +100,10 @@ class Slot:
                 await wait(self._shared.wake, jittered(idle))
                 idle = min(idle * 2, self._settings.relay_poll_max)
 
-    async def _attempt(self, connection: asyncpg.Connection, stop: asyncio.Event) -> bool:
-        """One round, if the breaker allows one. Did it deliver, hold or refuse anything?"""
+    async def _attempt(self, connection: asyncpg.Connection, stop: asyncio.Event, *, busy: bool) -> bool:
+        """Look and do a round, if the breaker allows one; more rounds while this one is `busy`, as the last attempt
+        was. Did any deliver, hold or refuse anything?
+        """
         breaker, settings = self._shared.breaker, self._settings
         permit = breaker.permit()
         if permit is Permit.REST:
@@ -117,8 +121,11 @@ class Slot:
         self._shared.wake.clear()
         share = self._shared.known(permit)
         try:
-            share = share or self._shared.found(await store.look(connection), permit)
-            return share is not None and await self._round(connection, share)
+            if share is None:
+                look = await store.look(connection)
+                self._shared.payload_max = look.payload_max
+                share = self._shared.found(look.lanes, permit)
+            return share is not None and await self._rounds(connection, share, stop, busy=busy)
         finally:
             if permit is Permit.PROBE:
                 breaker.unused()
@@ -126,31 +133,63 @@ class Slot:
                 self._shared.probing = False
             self._shared.alive()
 
-    async def _round(self, connection: asyncpg.Connection, share: Share) -> bool:
-        """One round. Did it deliver, hold or refuse anything?"""
-        done = _Done()
+    async def _rounds(self, connection: asyncpg.Connection, share: Share, stop: asyncio.Event, *, busy: bool) -> bool:
+        """A round; under steady light traffic the commit begins the next one, which claims without a look what is owed,
+        until one finds nothing or it is time to look for other work. Did any deliver, hold or refuse anything?
+
+        Whatever is raised ends the connection, and with it the transaction.
+        """
+        await connection.execute("BEGIN")
+        lanes = await store.claim(connection, share.lanes, limit=share.limit)
+        until = time.monotonic() + self._settings.relay_poll_max.total_seconds() if busy else 0.0
+        done = await self._round(connection, lanes, share, stop, until=until)
+        worked = done.messages > 0
+        while done.goes_on and not stop.is_set():
+            self._shared.alive()
+            self._shared.wake.clear()
+            lanes = await store.claim_owed(connection)
+            share = self._shared.light([lane.lane for lane in lanes])
+            done = await self._round(connection, lanes, share, stop, until=until)
+        return worked
+
+    async def _round(
+        self, connection: asyncpg.Connection, lanes: Sequence[Lane], share: Share, stop: asyncio.Event, *, until: float
+    ) -> _Done:
+        """What is done with lanes just claimed, to the commit; that begins the next round, if there is one before
+        `until`. Their row locks are the lease: the transaction stays open while Kafka answers.
+        """
+        done = _Done(lanes)
         try:
-            # The lanes' row locks are the lease: the transaction stays open while Kafka answers.
-            async with connection.transaction():
-                await self._claim_and_settle(connection, share, done)
+            await self._deliver_and_settle(connection, share, done)
+            done.goes_on = time.monotonic() < until and self._steady(share, done) and not stop.is_set()
+            await connection.execute("COMMIT AND CHAIN" if done.goes_on else "COMMIT")
         except BaseException:
             metrics.repeats_possible.inc(done.confirmed)  # Kafka has them, the outbox owes them again
             raise
         finally:
-            self._shared.released(done.lanes)
+            self._shared.released(lanes)
         await failpoints.reach("relay.after_commit")
         self._settled(done)
-        return done.messages > 0
+        return done
 
-    async def _claim_and_settle(self, connection: asyncpg.Connection, share: Share, done: _Done) -> None:
-        """Claim, fetch, publish, settle; the caller commits."""
-        shared, settings = self._shared, self._settings
-        lanes = done.lanes = await store.claim(connection, share.lanes, limit=share.limit)
+    def _steady(self, share: Share, done: _Done) -> bool:
+        """Does this slot do all the work, as under light traffic, and was all it found confirmed, so that there is
+        nothing to see to before the next claim?
+        """
+        shared = self._shared
+        alone = shared.traffic.on_duty(self) and not shared.traffic.pressure
+        return alone and share.limit > 1 and shared.probe is None and 0 < done.messages == done.confirmed
+
+    async def _deliver_and_settle(self, connection: asyncpg.Connection, share: Share, done: _Done) -> None:
+        """Fetch, publish, settle; the caller commits."""
+        shared, settings, lanes = self._shared, self._settings, done.lanes
         shared.claimed(lanes)
         await failpoints.reach("relay.after_claim")
         if not lanes:
             return
-        fetched = await store.fetch(connection, lanes, messages=share.messages, size=share.size)
+        fetched = await store.fetch(
+            connection, lanes, messages=share.messages, size=share.size, counted=shared.counted(share)
+        )
         await failpoints.reach("relay.after_fetch")
         done.messages = len(fetched.messages)
         todo = plan(fetched, messages=share.messages, size=share.size, probes=share.limit == 1)

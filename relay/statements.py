@@ -1,128 +1,28 @@
-"""The SQL of a slot: claim, fetch, settle. Who calls it, and in which order, is in `relay.store`.
+"""The SQL of a slot: claim and settle; the fetch is in `relay.fetching`. Who calls it, and in which order, is in
+`relay.store`.
 
 All parts that are joined together here are constants, of this module and of `relay.work`; values travel as parameters
 only. For OFFSET 0 in an EXISTS see there.
 """
 
-from relay.work import PROBES, SHUT
+from relay.work import OWES
 
-# Takes up to $2 of these lanes, in this order, but for those that somebody holds. It reads the newest version of the
-# row, whatever its snapshot; whether there still is work, the fetch sees.
-CLAIM = """
-    SELECT l.lane, l.floor, l.seen, l.mark, l.mark_xid::text::bigint, l.has_parked, pg_current_xact_id()::text::bigint,
-        EXISTS (SELECT FROM outbox_dead_letters AS d WHERE d.lane = l.lane AND d.returning_at IS NOT NULL OFFSET 0)
-    FROM outbox_lanes AS l WHERE l.lane = ANY ($1::smallint[])
-    ORDER BY array_position($1::smallint[], l.lane) LIMIT $2 FOR UPDATE OF l SKIP LOCKED
+# A lane as it is locked. The lock reads the newest version of the row, whatever the snapshot; whether there still is
+# work, the fetch sees.
+_LOCKED = """
+    SELECT l.lane, l.floor, l.seen, l.mark, l.mark_xid::text::bigint, l.has_parked, pg_current_xact_id()::text::bigint
+    FROM outbox_lanes AS l WHERE
 """
+_UNLESS_HELD = " FOR UPDATE OF l SKIP LOCKED"
 
-# Dead letters of the claimed lanes whose followers may still lie parked. Read before the fetch: one that is decided
-# later gets another `returning_at`, and keeps it.
-RETURNING = """
-    SELECT lane, id, returning_at FROM outbox_dead_letters WHERE lane = ANY($1::smallint[]) AND returning_at IS NOT NULL
-"""
-
-_COLUMNS = "lane, id, message_id, topic, key, headers, payload, type, created_at"
-
-# One list of a lane, in id order, cut at $4 messages and at $5 bytes of payload, but never empty. To count the bytes
-# costs a fifth of the fetch.
-_CUT = (
-    "SELECT * FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) AS bytes FROM ("
-    "SELECT " + _COLUMNS + " FROM {source} ORDER BY id LIMIT $4) AS first"
-    ") AS counted WHERE coalesce(bytes, 0) - coalesce(octet_length(payload), 0) < $5"
+# Takes up to $2 of these lanes, in this order, but for those that somebody holds.
+CLAIM = (
+    _LOCKED + "l.lane = ANY ($1::smallint[]) ORDER BY array_position($1::smallint[], l.lane) LIMIT $2" + _UNLESS_HELD
 )
 
-# The same where $4 messages cannot have that many bytes, see `small`.
-_UNCOUNTED = "SELECT " + _COLUMNS + ", NULL::bigint AS bytes FROM {source} ORDER BY id LIMIT $4"
-
-_LANE = "outbox_messages WHERE lane = c.lane AND id > c.floor"
-
-# A statement of its own, never joined to the claim, whose snapshot is older than the lock. Per lane: the messages
-# above the floor, and the parked ones that may go. `held`: the dead letter of its (topic, key) that a message must
-# wait behind, or 0 when its topic is closed. `small`: payloads of more than a quarter of a page lie in a table of their
-# own, and as long as that has no page, none of a transaction that still runs either, no message here has such a one.
-# The first row has no lane, but two facts of this very snapshot: as id the oldest running transaction, as message_id
-# the state of topics that are closed or refused their last messages.
-FETCH = (
-    """
-    WITH claimed AS MATERIALIZED (
-        SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::boolean[]) AS c (lane, floor, has_parked)
-    ), shut AS MATERIALIZED (
-        SELECT coalesce(array_agg(topic), '{}') AS topics FROM outbox_topics
-        WHERE paused_at IS NOT NULL OR closed_at IS NOT NULL
-    ), dead AS MATERIALIZED (
-        SELECT EXISTS (SELECT FROM outbox_dead_letters WHERE state = 'dead') AS found
-    ), taking AS MATERIALIZED (
-        SELECT topic FROM outbox_topics
-        WHERE paused_at IS NULL AND closed_at IS NULL AND EXISTS (SELECT FROM claimed WHERE has_parked)
-    ), probes AS MATERIALIZED (
-    """
-    + PROBES
-    + """
-    ), small AS MATERIALIZED (
-        SELECT EXISTS (
-            SELECT FROM pg_class WHERE oid = 'outbox_messages'::regclass AND pg_relation_size(reltoastrelid) = 0
-            AND $4::bigint * current_setting('block_size')::integer / 4 <= $5
-        ) AS sure
-    ), candidates AS (
-        SELECT m.*, NULL::bigint AS behind FROM claimed AS c CROSS JOIN LATERAL (
-    """
-    + _UNCOUNTED.replace("{source}", _LANE)
-    + """
-        ) AS m WHERE (SELECT sure FROM small)
-        UNION ALL
-        SELECT m.*, NULL FROM claimed AS c CROSS JOIN LATERAL (
-    """
-    + _CUT.replace("{source}", _LANE)
-    + """
-        ) AS m WHERE NOT (SELECT sure FROM small)
-        UNION ALL
-        SELECT m.*, 0 FROM claimed AS c CROSS JOIN taking AS t CROSS JOIN LATERAL (
-    """
-    + _CUT.replace("{source}", "outbox_parked WHERE topic = t.topic AND lane = c.lane AND behind IS NULL")
-    + """
-        ) AS m WHERE c.has_parked
-        UNION ALL
-        SELECT m.*, d.id FROM claimed AS c
-        JOIN outbox_dead_letters AS d ON d.lane = c.lane AND d.returning_at IS NOT NULL
-        CROSS JOIN LATERAL (
-    """
-    + _CUT.replace("{source}", "outbox_parked WHERE behind = d.id")
-    + ") AS m WHERE NOT EXISTS ("
-    + SHUT
-    + """
-        )
-        UNION ALL
-        SELECT m.lane, m.id, m.message_id, m.topic, m.key, m.headers, m.payload, m.type, m.created_at, NULL,
-            coalesce(m.behind, 0)
-        FROM claimed AS c JOIN probes USING (lane) JOIN outbox_parked AS m USING (lane, id)
-    )
-    SELECT NULL AS lane, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS id, (
-            SELECT json_object_agg(topic, json_build_array(closed_at IS NOT NULL, refused_in_a_row))::text
-            FROM outbox_topics WHERE closed_at IS NOT NULL OR refused_in_a_row > 0
-        ) AS message_id, NULL AS topic, NULL AS key, NULL AS headers, NULL AS payload, NULL AS type,
-        NULL::timestamptz AS created_at, NULL AS held, NULL AS behind
-    UNION ALL
-    SELECT m.lane, m.id, m.message_id::text, m.topic, m.key, m.headers, m.payload, m.type, m.created_at,
-        coalesce(
-            CASE WHEN (SELECT found FROM dead) THEN (
-                SELECT min(d.id) FROM outbox_dead_letters AS d
-                WHERE d.state = 'dead' AND d.id < m.id
-                    AND hashtextextended(encode(d.key, 'hex'), 0) = hashtextextended(encode(m.key, 'hex'), 0)
-                    AND d.topic = m.topic AND d.key = m.key
-                    AND (
-                        NOT EXISTS (
-                            SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND t.on_dead_letter = 'continue'
-                        )
-                        OR d.returning_at IS NULL
-                        AND EXISTS (SELECT FROM outbox_parked AS p WHERE p.behind = d.id OFFSET 0)
-                    )
-            ) END,
-            CASE WHEN m.behind IS NULL AND m.topic = ANY ((SELECT topics FROM shut)::text[]) THEN 0 END
-        ),
-        m.behind
-    FROM candidates AS m
-    """
-)
+# Takes all lanes that owe something, but for those that somebody holds: a look and a claim at once. A full look costs
+# more, because of all the tables in it.
+CLAIM_OWED = _LOCKED + OWES + _UNLESS_HELD
 
 # The rows that `named` names. As a plain join the planner, who believes the table as empty as it mostly is, may read
 # all of it once for each name; these arrays are conditions of the index, and the pairs are looked up in a hash table
@@ -224,7 +124,7 @@ PARK = (
 REPARK = "UPDATE outbox_parked SET behind = $3 WHERE lane = $1 AND id = ANY ($2::bigint[])"
 
 # Dead letters that hold no mark any more: all their followers are back, or they are undecided and hold them. The mark
-# must still be the one read before the fetch: a retry in between parked its message anew.
+# must still be the one the fetch saw: a retry in between parked its message anew.
 RETURNED = """
     UPDATE outbox_dead_letters AS d SET returning_at = NULL
     WHERE d.lane = ANY ($1::smallint[]) AND d.id = ANY ($2::bigint[])

@@ -16,7 +16,7 @@ import asyncpg
 from app import db, log
 from app.outbox.fingerprint import fingerprints
 from app.settings import Settings
-from relay import statements, work
+from relay import fetching, statements, work
 from relay.floor import Lane
 from relay.outcomes import Delivered, OwedMessage, Refused
 
@@ -25,9 +25,12 @@ logger = log.get(__name__)
 ROLE = "relay"
 """The slots' sessions are called `outbox-relay` in pg_stat_activity; housekeeping finds them by that."""
 
-# The tables are empty most of the time, so statistics say nothing: plans must use the indexes whatever these say. And
-# a server that still sends to a frozen client is stopped by no time-out of PostgreSQL but these of TCP.
+# A settle does not wait for the disk: what a crash of the server takes back is delivered again, as after a crash of the
+# relay (docs/decisions/0015-a-settle-does-not-wait-for-the-disk.md). The tables are empty most of the time, so
+# statistics say nothing: plans must use the indexes whatever these say. And a server that still sends to a frozen
+# client is stopped by no time-out of PostgreSQL but these of TCP.
 _SESSION = {
+    "synchronous_commit": "off",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -45,6 +48,14 @@ _FIRST, _LAST = -62_135_596_800_000_000, 253_402_214_400_000_000  # the first an
 
 _owed = partial(tuple.__new__, OwedMessage)
 """A message of its row; half as dear as `_make`, which counts the columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The lanes that have work. No payload has more than `payload_max` bytes, if that is known."""
+
+    lanes: list[int]
+    payload_max: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +131,10 @@ def _to_microseconds(encoded: tuple[int]) -> int:
     return moment if _FIRST <= moment <= _LAST else min(max(moment, _FIRST), _LAST)
 
 
-async def look(connection: asyncpg.Connection) -> list[int]:
+async def look(connection: asyncpg.Connection) -> Look:
     """The lanes that have work. What is not there yet is found by a later look; nothing is counted as done here."""
-    return [lane for (lane,) in await connection.fetch(work.LOOK)]
+    rows = await connection.fetch(work.LOOK)
+    return Look([lane for lane, _ in rows], payload_max=rows[0][1] if rows else None)
 
 
 async def claim(connection: asyncpg.Connection, lanes: Sequence[int], *, limit: int) -> list[Lane]:
@@ -130,20 +142,46 @@ async def claim(connection: asyncpg.Connection, lanes: Sequence[int], *, limit: 
     return [Lane(*row) for row in await connection.fetch(statements.CLAIM, lanes, limit)]
 
 
-async def fetch(connection: asyncpg.Connection, lanes: Sequence[Lane], *, messages: int, size: int) -> Fetched:
-    """What the claimed lanes owe and what is held: each list of a lane cut at `messages` and `size` payload bytes."""
-    numbers = [lane.lane for lane in lanes]
-    returning = await connection.fetch(statements.RETURNING, numbers) if any(lane.returning for lane in lanes) else []
-    facts, *rows = await connection.fetch(
-        statements.FETCH, numbers, [lane.floor for lane in lanes], [lane.has_parked for lane in lanes], messages, size
-    )
-    _, xmin, topics, *_ = facts
+async def claim_owed(connection: asyncpg.Connection) -> list[Lane]:
+    """Lock all lanes that owe something and that nobody holds; until the transaction ends. Those with other work are
+    left to a look.
+    """
+    return [Lane(*row) for row in await connection.fetch(statements.CLAIM_OWED)]
+
+
+async def fetch(
+    connection: asyncpg.Connection, lanes: Sequence[Lane], *, messages: int, size: int, counted: bool = True
+) -> Fetched:
+    """What the claimed lanes owe and what is held: each list of a lane cut at `messages` and `size` payload bytes.
+
+    Without `counted` not at `size`: the caller knows that so many messages do not have as many bytes.
+    """
+    if not any(lane.has_parked for lane in lanes):
+        statement, limits = (fetching.PLAIN, (messages, size)) if counted else (fetching.PLAIN_UNCOUNTED, (messages,))
+        (_, xmin, not_plain, *_), *rows = await connection.fetch(statement, *_claimed(lanes), *limits)
+        if not_plain is None:
+            return Fetched(xmin=xmin, messages=list(map(_owed, rows)), topics={}, returning=[])
+    return await fetch_everything(connection, lanes, messages=messages, size=size)
+
+
+async def fetch_everything(
+    connection: asyncpg.Connection, lanes: Sequence[Lane], *, messages: int, size: int
+) -> Fetched:
+    """The same, whatever is held, parked or closed."""
+    has_parked = [lane.has_parked for lane in lanes]
+    (_, xmin, facts, *_), *rows = await connection.fetch(fetching.FETCH, *_claimed(lanes), messages, size, has_parked)
+    topics, returning = json.loads(facts)
     return Fetched(
         xmin=xmin,
         messages=list(map(_owed, rows)),
-        topics={} if topics is None else {name: Topic(*state) for name, state in json.loads(topics).items()},
-        returning=[tuple(row) for row in returning],
+        topics={name: Topic(*state) for name, state in (topics or {}).items()},
+        returning=[tuple(letter) for letter in returning or ()],
     )
+
+
+def _claimed(lanes: Sequence[Lane]) -> tuple[list[int], list[int]]:
+    """The first parameters of each fetch."""
+    return [lane.lane for lane in lanes], [lane.floor for lane in lanes]
 
 
 async def settle(connection: asyncpg.Connection, settlement: Settlement, settings: Settings) -> None:

@@ -27,11 +27,14 @@ SHUT = """
     SELECT FROM outbox_topics AS t WHERE t.topic = d.topic AND (t.paused_at IS NOT NULL OR t.closed_at IS NOT NULL)
 """
 
-# A lane has work when it owes something above its floor, when messages parked in it may go because their topic is
-# open, when a decided dead letter's followers may return, or when it has the probe of a half-open topic.
+# A lane owes something above its floor.
+OWES = "EXISTS (SELECT FROM outbox_messages AS m WHERE m.lane = l.lane AND m.id > l.floor)"
+
+# A lane has work when it owes something, when messages parked in it may go because their topic is open, when a decided
+# dead letter's followers may return, or when it has the probe of a half-open topic.
 _HAS_WORK = (
-    """
-    EXISTS (SELECT FROM outbox_messages AS m WHERE m.lane = l.lane AND m.id > l.floor)
+    OWES
+    + """
     OR l.has_parked AND EXISTS (
         SELECT FROM outbox_topics AS t
         WHERE t.paused_at IS NULL AND t.closed_at IS NULL AND EXISTS (
@@ -48,5 +51,12 @@ _HAS_WORK = (
     + ") AS probes)"
 )
 
-# Which lanes have work? One round trip, no lock, no transaction id.
-LOOK = "SELECT l.lane FROM outbox_lanes AS l WHERE " + _HAS_WORK
+# Payloads of more than a quarter of a page lie in a table of their own, and as long as that has no page, none of a
+# transaction that still runs either, no payload is longer.
+_PAYLOAD_MAX = """
+    SELECT current_setting('block_size')::integer / 4 FROM pg_class
+    WHERE oid = 'outbox_messages'::regclass AND pg_relation_size(reltoastrelid) = 0
+"""
+
+# Which lanes have work, and how long are payloads at most? One round trip, no lock, no transaction id.
+LOOK = "SELECT l.lane, (" + _PAYLOAD_MAX + ") FROM outbox_lanes AS l WHERE " + _HAS_WORK

@@ -1,7 +1,7 @@
 """Pins every dependency, with hashes, in requirements*.txt.
 
-    python scripts/lock.py             compile; versions that still fit stay
-    python scripts/lock.py --upgrade   compile; take the newest versions that fit
+    python scripts/lock.py             compile, versions that still fit stay; look for wheels
+    python scripts/lock.py --upgrade   compile, take the newest versions that fit; look for wheels
     python scripts/lock.py --check     exit 1 if pyproject.toml asks for something else by now
 
 The check needs no network: each file carries a digest of the tables it was compiled from.
@@ -9,10 +9,13 @@ The check needs no network: each file carries a digest of the tables it was comp
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 # Each file takes its versions from the one before, so that they all agree. The last two are what makes the
@@ -26,9 +29,14 @@ LOCKS = {
 }
 
 
+def read_pyproject() -> dict[str, Any]:
+    """Give what pyproject.toml says."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
 def digest() -> str:
     """Give the digest of everything in pyproject.toml that decides what is locked."""
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pyproject = read_pyproject()
     project = pyproject["project"]
     asked = [
         project["requires-python"],
@@ -45,26 +53,47 @@ def header() -> str:
     return f"# Made by `make lock` from pyproject.toml, dependencies {digest()}. Do not edit.\n"
 
 
+def run_uv(*arguments: str) -> None:
+    """Run `uv pip`. Raises CalledProcessError."""
+    subprocess.run([sys.executable, "-m", "uv", "pip", *arguments], cwd=ROOT, check=True)
+
+
 def compile_locks(*, upgrade: bool) -> None:
     """Write all lock files. Needs the network."""
     earlier: list[str] = []
     for name, selection in LOCKS.items():
         print(f"compiling {name}", flush=True)
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "uv", "pip", "compile", "--quiet"),
-                *("--universal", "--python-version=3.11", "--generate-hashes"),
-                *("--no-header", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"),
-                *(f"--output-file={name}", *selection, *earlier),
-                *(["--upgrade"] if upgrade else []),
-            ],
-            cwd=ROOT,
-            check=True,
+        run_uv(
+            *("compile", "--quiet", "--universal", "--python-version=3.11", "--generate-hashes"),
+            *("--no-header", "--no-emit-index-url", "--no-emit-find-links", "--no-annotate"),
+            *(f"--output-file={name}", *selection, *earlier),
+            *(["--upgrade"] if upgrade else []),
         )
         lock = ROOT / name
         pins = [line for line in lock.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
         lock.write_text(header() + "\n".join(pins) + "\n", encoding="utf-8")
         earlier = [f"--constraints={name}"]
+
+
+def pythons() -> list[str]:
+    """Name the versions of Python that pyproject.toml says are supported."""
+    last = [classifier.rpartition(" :: ")[2] for classifier in read_pyproject()["project"]["classifiers"]]
+    return [name for name in last if re.fullmatch(r"3\.\d+", name)]
+
+
+def check_wheels() -> None:
+    """Raise CalledProcessError unless every version of Python finds a wheel of everything. Needs the network.
+
+    Only wheels are installed, so what has none for a version would stop the set-up there.
+    """
+    with tempfile.TemporaryDirectory() as nowhere:
+        for name in LOCKS:
+            for version in pythons():
+                print(f"looking for the wheels of {name}, Python {version}", flush=True)
+                run_uv(
+                    *("install", "--quiet", "--dry-run", f"--target={nowhere}", f"--python-version={version}"),
+                    *("--no-deps", "--require-hashes", "--only-binary=:all:", f"--requirements={name}"),
+                )
 
 
 def stale() -> list[str]:
@@ -80,6 +109,7 @@ def main() -> int:
     """Compile, or check. Gives the exit status."""
     if "--check" not in sys.argv:
         compile_locks(upgrade="--upgrade" in sys.argv)
+        check_wheels()
         return 0
     if names := stale():
         print(f"pyproject.toml has changed since {', '.join(names)} was made: run `make lock`", file=sys.stderr)

@@ -14,6 +14,7 @@ from aiokafka import ConsumerRecord
 
 from app.errors import BrokerUnavailable
 from app.settings import Settings, load
+from relay import store
 from relay.loop import Relay
 from relay.outcomes import (
     BatchRefused,
@@ -177,6 +178,16 @@ def engine(database_url: str, broker: Broker, **overrides: object) -> AbstractAs
 async def connect(database_url: str, **options: str) -> AsyncIterator[asyncpg.Connection]:
     """A plain session; `options` are settings of it."""
     connection = await asyncpg.connect(dsn(database_url), timeout=30, server_settings=options)
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=10)
+
+
+@asynccontextmanager
+async def slot_session(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session as a slot has it, for its statements one by one."""
+    connection = await store.connect(settings(database_url))
     try:
         yield connection
     finally:

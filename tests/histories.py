@@ -3,8 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -12,7 +13,6 @@ import pytest
 from sqlalchemy import make_url
 
 from relay import store
-from relay.floor import Lane
 from tests.engine import connect
 from tests.ledger import Added, added
 from tests.services.postgres_server import PostgresServer
@@ -159,8 +159,8 @@ def slow_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots take a moment between claim and fetch, in which others go on: wrong rules strand messages there."""
     fetch = store.fetch
 
-    async def slow(connection: asyncpg.Connection, lanes: Sequence[Lane], *, messages: int, size: int) -> store.Fetched:
+    async def slow(connection: asyncpg.Connection, *arguments: Any, **limits: Any) -> store.Fetched:
         await connection.execute("SELECT pg_sleep(0.02)")
-        return await fetch(connection, lanes, messages=messages, size=size)
+        return await fetch(connection, *arguments, **limits)
 
     monkeypatch.setattr(store, "fetch", slow)

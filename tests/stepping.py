@@ -191,15 +191,18 @@ class Stage:
         self._clock += 10
         permit = shared.breaker.permit()
         assert permit is not Permit.REST, "a probe was not given back"
-        lanes = sorted(await store.look(connection))
+        lanes = sorted((await store.look(connection)).lanes)
         state = await mirror.read(self.watcher, self.world)
         assert lanes == database.look(self.world, state)
+        owed = bool(lanes) and not last
         lanes = lanes or [number for number, row in enumerate(state.lanes) if max(row.seen, row.mark) > row.floor]
         if permit is Permit.PROBE:
             alone, cut = True, 1
         await connection.execute("BEGIN")
         limit = 1 if alone else _LANES
-        claimed = await store.claim(connection, lanes[::-1] if last else lanes, limit=limit)
+        claimed = await store.claim_owed(connection) if owed and not alone else []
+        if not claimed:
+            claimed = await store.claim(connection, lanes[::-1] if last else lanes, limit=limit)
         if claimed:
             model = mirror.slot(claimed, cut=cut, alone=alone)
             self.rounds[slot] = Round(permit, claimed, model)
@@ -212,12 +215,9 @@ class Stage:
         cut = this.model.cut
         state = await mirror.read(self.watcher, self.world)
         this.fetched = await store.fetch(connection, this.lanes, messages=cut, size=1_000_000)
-        lanes = {each.lane for each in this.model.lanes}
-        this.model = database.fetch(self.world, state, this.model)._replace(
-            xmin=this.fetched.xmin,
-            returning=database.returning(state, lanes) if any(each.returning for each in this.model.lanes) else (),
-        )
+        this.model = database.fetch(self.world, state, this.model)._replace(xmin=this.fetched.xmin)
         assert mirror.got(this.fetched) == this.model.got
+        assert mirror.returning(this.fetched) == tuple(sorted(this.model.returning))
         this.todo = delivery.plan(this.fetched, messages=cut, size=1_000_000, probes=this.model.alone)
 
     def publish(self, slot: int, fates: dict[str, str], *, batch: int, broken: int) -> None:

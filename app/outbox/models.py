@@ -76,7 +76,7 @@ outbox_messages = Table(
     "outbox_messages",
     metadata,
     *_message(),
-    CheckConstraint(f"lane BETWEEN 0 AND {LANES - 1}", name="lane"),
+    CheckConstraint("outbox_check_message(lane, topic, key, headers, payload, type)", name="message"),
     Index("ix_outbox_messages_message_id", "message_id"),
 )
 

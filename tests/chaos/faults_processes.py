@@ -28,7 +28,7 @@ _WRONG_BY = timedelta(minutes=59)
 # The last it was told are its messages: now it sends them, and waits for Kafka.
 _PUBLISHING = """
     SELECT client_port FROM pg_stat_activity
-    WHERE application_name = 'outbox-relay' AND state = 'idle in transaction' AND query LIKE '%WITH claimed%'
+    WHERE application_name = 'outbox-relay' AND state = 'idle in transaction' AND query ~ 'WITH (plain|claimed) '
         AND client_port IS NOT NULL
 """
 _PATIENCE = 40.0

@@ -20,6 +20,8 @@ from tests.waiting import until
 
 TOPIC = "topic"
 
+_AT_ONCE = 5.0  # seconds; the brokers are silent for a minute
+
 Future = asyncio.Future[object]
 
 
@@ -49,7 +51,7 @@ async def producer(kafka: MockKafka) -> AsyncIterator[Producer]:
 
 async def abandon(producer: Producer) -> None:
     """Abandon it; not one of its tasks may outlive that."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(_AT_ONCE):
         await producers.abandon(producer)
     await no_task_of_a_producer()
 
@@ -97,7 +99,7 @@ def silence(kafka: MockKafka, duration: timedelta = timedelta(minutes=1)) -> Non
 async def is_told(future: Future) -> None:
     """Whoever still waits for the answer learns at once that there will be none."""
     with pytest.raises(ProducerClosed):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(_AT_ONCE):
             await future
 
 

@@ -143,7 +143,7 @@ async def test_silence_ends_at_the_deadline_and_stops_the_partition(fragile: Sta
     fragile.fall_silent()
     sent, started = messages(topic, 1000, size=2000), time.monotonic()
     outcomes = await fragile.publisher.publish(sent, singly=(), deadline=timedelta(seconds=1))
-    assert 0.9 < time.monotonic() - started < 3
+    assert 0.9 < time.monotonic() - started < 8
     assert_each_in_exactly_one(sent, outcomes)
     assert not delivered(outcomes)
     unknown = [outcome for outcome in outcomes if isinstance(outcome, Unknown)]

@@ -23,6 +23,8 @@ _LOCK_NOT_AVAILABLE = "55P03"
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
 # Nothing but the time-out of locks ends a request that waits for one.
 _PATIENT: dict[str, Any] = {"api_database_deadline": 60}
+# The way to it, and the way back, change constraints of the outbox.
+_BEFORE = "engine_0006"
 _QUEUE = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'outbox_messages'::regclass"
 
 
@@ -103,14 +105,16 @@ async def test_a_migration_under_load_gives_up(kafka: Kafka, database_url: str) 
 
         async with writer.transaction():  # somebody's long transaction, which the migration would wait for
             await writer.fetchval("SELECT count(*) FROM outbox_messages")
-            migrating = asyncio.create_task(migrate.upgrade(database_url, message_max_bytes=800_000))
+            migrating = asyncio.create_task(migrate.downgrade(database_url, _BEFORE))
             await until(waits_for_it)
             with pytest.raises(DBAPIError) as caught:
                 await asyncio.wait_for(migrating, 10)  # as documented, it waits for 5 s
             assert sqlstate(caught.value) == _LOCK_NOT_AVAILABLE
             await service.goes_on()  # although that transaction is still open
+            await migrate.upgrade(database_url, message_max_bytes=800_000)  # another limit needs no lock
         service.refused_soon()
-        await migrate.upgrade(database_url, message_max_bytes=800_000)
+        await migrate.downgrade(database_url, _BEFORE)
+        await migrate.upgrade(database_url)
         await service.goes_on()
 
 

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from app.settings import Settings
-from relay import statements, store, work
+from relay import fetching, store, work
 from relay.outcomes import Publisher
 from tests.engine import Broker, assess, connect, empty, settings
 from tests.explain import array, explain
@@ -67,9 +67,10 @@ async def _pages(usual: Settings) -> int:
     arguments = (
         array([lane.lane for lane in lanes]),
         array([lane.floor for lane in lanes]),
+        *("64", "1000000"),
         array([lane.has_parked for lane in lanes]),
     )
-    fetch = await explain(slot, statements.FETCH, *arguments, "64", "1000000")
+    fetch = await explain(slot, fetching.FETCH, *arguments)
     await transaction.rollback()
     await slot.close(timeout=10)
     return look.buffers + fetch.buffers

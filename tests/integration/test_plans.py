@@ -1,17 +1,14 @@
 """The statements of a slot use their indexes, whatever statistics say and however many dead rows there are."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import asyncpg
 import pytest
 
 from app.audit import known
 from app.outbox import whereabouts
-from relay import statements, store, work
+from relay import fetching, statements, store, work
 from relay.floor import Lane
 from relay.outcomes import OwedMessage
-from tests.engine import connect, settings
+from tests.engine import connect, slot_session
 from tests.explain import Explained, array, explain, explain_prepared
 from tests.ledger import Ledger
 
@@ -62,58 +59,58 @@ _RECEIPT = (
 )
 
 
-@asynccontextmanager
-async def _slot(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await store.connect(settings(database_url))
-    try:
-        yield connection
-    finally:
-        await connection.close(timeout=10)
-
-
 def _fetch(lanes: list[Lane], messages: int = 64) -> tuple[str, ...]:
     return (
         array([lane.lane for lane in lanes]),
         array([lane.floor for lane in lanes]),
-        array([lane.has_parked for lane in lanes]),
         str(messages),
         "1000000",
+        array([lane.has_parked for lane in lanes]),
     )
 
 
 async def test_after_200_000_deliveries_without_vacuum(database_url: str) -> None:
-    async with connect(database_url) as connection, connect(database_url) as reader, _slot(database_url) as slot:
+    async with connect(database_url) as connection, connect(database_url) as reader, slot_session(database_url) as slot:
         await connection.execute(_NO_VACUUM)
         await connection.execute("ANALYZE")  # statistics of empty tables
         async with reader.transaction(isolation="repeatable_read", readonly=True):
             await reader.fetchval("SELECT count(*) FROM outbox_messages")  # holds vacuum back, and all dead rows
             await connection.execute(_DELIVERED_BEFORE)
-            await connection.execute(_DEAD_LETTERS)
             messages = await Ledger(connection).fill("t", messages=1000, keys=200)
+            async with slot.transaction():
+                owed = await explain(slot, statements.CLAIM_OWED)
+                lanes = await store.claim_owed(slot)
+                plain = await explain(slot, fetching.PLAIN, *_fetch(lanes)[:4])
+                uncounted = await explain(slot, fetching.PLAIN_UNCOUNTED, *_fetch(lanes)[:3])
+                assert plain.plan["Actual Rows"] == uncounted.plan["Actual Rows"] == 1 + len(messages)
+            await connection.execute(_DEAD_LETTERS)
             look = await explain(slot, work.LOOK)
             async with slot.transaction():
                 claim = await explain(slot, statements.CLAIM, "'{0,1,2,3}'", "32")
                 lanes = await store.claim(slot, range(32), limit=32)
-                fetch = await explain(slot, statements.FETCH, *_fetch(lanes))
+                fetch = await explain(slot, fetching.FETCH, *_fetch(lanes))
                 fetched = (await store.fetch(slot, lanes, messages=64, size=1_000_000)).messages
                 assert len(fetched) == len(messages)
                 lanes_of, ids = array([each.lane for each in fetched]), array([each.id for each in fetched])
                 settle = await explain(slot, statements.RECEIPTED, ids, *_RECEIPT, lanes_of)
                 park = await explain(slot, statements.PARK, *(array([]),) * 3)
-    for explained in (look, claim, fetch, settle, park):
+    for explained in (look, claim, owed, fetch, plain, uncounted, settle, park):
         assert not explained.read_whole & _LARGE
-    for explained in (look, fetch, settle):
+    for explained in (look, owed, fetch, plain, uncounted, settle):
         assert "pk_outbox_messages" in explained.indexes
     # 1,000 dead rows a lane at most lie above the floors; all 200,000 lie on more than 4,000 pages.
     assert look.buffers < 1500
     assert claim.buffers < 200
+    assert owed.buffers < 1700
     assert fetch.buffers < 4000
+    assert plain.buffers < 4000
+    assert uncounted.buffers < 4000
     assert settle.buffers < 25 * len(messages)
 
 
 @pytest.mark.parametrize("state", _TOPICS)
 async def test_with_100_000_parked_messages(database_url: str, state: str) -> None:
-    async with connect(database_url) as connection, _slot(database_url) as slot:
+    async with connect(database_url) as connection, slot_session(database_url) as slot:
         await connection.execute("ANALYZE")
         await connection.execute(_PARKED_BEFORE)
         await connection.execute(_TOPICS[state])
@@ -121,8 +118,9 @@ async def test_with_100_000_parked_messages(database_url: str, state: str) -> No
         look = await explain(slot, work.LOOK)
         async with slot.transaction():
             claim = await explain(slot, statements.CLAIM, "'{0,1,2,3}'", "32")
+            owed = await explain(slot, statements.CLAIM_OWED)
             lanes = await store.claim(slot, range(32), limit=32)
-            fetch = await explain(slot, statements.FETCH, *_fetch(lanes))
+            fetch = await explain(slot, fetching.FETCH, *_fetch(lanes))
             rows = [
                 array(list(column))
                 for column in zip(*((lane.lane, lane.floor, lane.seen) for lane in lanes), strict=True)
@@ -130,10 +128,11 @@ async def test_with_100_000_parked_messages(database_url: str, state: str) -> No
             nulls = array(["null"] * len(lanes))
             write = await explain(slot, statements.LANES, *rows, nulls, nulls)
     assert len(lanes) == 32
-    for explained in (look, claim, fetch, write):
+    for explained in (look, claim, owed, fetch, write):
         assert not explained.read_whole & _LARGE
     assert look.buffers < 1500
     assert claim.buffers < 200
+    assert owed.buffers < 1700
     assert fetch.buffers < (1500 if state != "open" else 10_000)  # open ones return, 64 of each lane
     assert write.buffers < 600
 
@@ -152,7 +151,7 @@ async def test_plans_made_while_nothing_was_owed_are_good_for_a_backlog(database
                 return [lanes, ids, array(["1" if name == "bury" else "null"] * len(owed))]
 
     names = ("receipted", "receipted_of_lane", "delivered", "delivered_of_lane", "park", "bury", "returned")
-    async with connect(database_url) as connection, _slot(database_url) as slot:
+    async with connect(database_url) as connection, slot_session(database_url) as slot:
         await connection.execute(_NO_VACUUM)
         await connection.execute("VACUUM (ANALYZE) outbox_messages, outbox_parked, outbox_dead_letters")
         for name in names:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, stateful
 from hypothesis import strategies as st
 
-from relay import delivery, statements
+from relay import delivery, fetching
 from relay.floor import Lane, Round
 from tests.operating import discard, pause, resume, retry
 from tests.stepping import TOPICS, Stage
@@ -308,6 +308,6 @@ def test_a_fetch_that_holds_nothing_behind_dead_letters_is_found(
     machine: type[Protocol], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule = "d.id < m.id"
-    assert rule in statements.FETCH
-    monkeypatch.setattr(statements, "FETCH", statements.FETCH.replace(rule, "false"))
+    assert rule in fetching.FETCH
+    monkeypatch.setattr(fetching, "FETCH", fetching.FETCH.replace(rule, "false"))
     _breaks(machine)

@@ -14,7 +14,7 @@ from app.outbox import whereabouts
 from app.outbox.fingerprint import fingerprint
 from relay import store
 from relay.outcomes import Delivered, OwedMessage
-from tests.engine import Broker, assess, connect, empty, engine, settings
+from tests.engine import Broker, assess, connect, empty, engine, settings, slot_session
 from tests.ledger import Ledger
 from tests.waiting import until
 from tests.writers import sessions_on
@@ -126,9 +126,8 @@ async def _fetch_and_settle(
 
 @pytest.fixture
 async def slot(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await store.connect(settings(database_url))
-    yield connection
-    await connection.close(timeout=10)
+    async with slot_session(database_url) as connection:
+        yield connection
 
 
 async def test_a_confirmed_batch_is_a_row_and_each_message_has_its_own_line(

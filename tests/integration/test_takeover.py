@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import make_url
 
 from app.errors import OutboxError
-from relay import statements, store
+from relay import fetching, store
 from tests.engine import Broker, assess, connect, empty, engine, settings
 from tests.judge import verify
 from tests.ledger import Added, Ledger
@@ -59,7 +59,7 @@ async def test_killed_while_publishing(database_url: str, mock_kafka: Callable[[
         ledger = Ledger(connection)
         async with _publishing(database_url, ledger, mock_kafka) as relay, engine(database_url, broker):
             relay.signal(signal.SIGKILL)
-            await until(lambda: _arrived(broker, 10), timedelta(seconds=1))
+            await until(lambda: _arrived(broker, 10), _MARGIN)  # its lanes are free at once, not when it has been idle
             await empty(database_url)
         await _judge(database_url, broker, ledger)
 
@@ -122,10 +122,10 @@ async def _frozen_in_a_fetch(database_url: str, ledger: Ledger) -> AsyncIterator
     await ledger.fill("t", messages=_BIG, keys=1, size=800_000)
     await slot.execute("BEGIN")
     lanes = await store.claim(slot, range(32), limit=32)
-    statement = await slot.prepare(statements.FETCH)
-    columns = [[getattr(lane, name) for lane in lanes] for name in ("lane", "floor", "has_parked")]
+    statement = await slot.prepare(fetching.FETCH)
+    numbers, floors, parked = ([getattr(lane, name) for lane in lanes] for name in ("lane", "floor", "has_parked"))
     slot._transport.pause_reading()
-    fetch = asyncio.create_task(statement.fetch(*columns, 1000, 100_000_000))
+    fetch = asyncio.create_task(statement.fetch(numbers, floors, 1000, 100_000_000, parked))
     try:
         await until(lambda: ledger.connection.fetchval(_SENDING))
         yield

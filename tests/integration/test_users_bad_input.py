@@ -2,18 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from app.users.xml import is_valid
+from tests import collector
 from tests.consuming import Consuming, answered, consuming, kafka_settings, producing, request_xml, running, user_xml
-from tests.corpus.cases import load
+from tests.corpus.cases import Case, load
 from tests.services.kafka import Kafka
 
-_LOOP_LAG = 0.25  # seconds
+_LONGEST_TURN = 0.25  # seconds of CPU
+_TRIES = 4
+"""A busy machine makes a turn dearer now and then; a document that holds up the loop does so each time."""
 
 
 @pytest.fixture
@@ -23,33 +26,41 @@ async def users(database_url: str, kafka: Kafka) -> AsyncIterator[Consuming]:
         yield it
 
 
-async def _worst_lag() -> float:
-    """How late the event loop was at worst, until cancelled."""
-    worst = 0.0
-    try:
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.01)
-            worst = max(worst, time.perf_counter() - before - 0.01)
-    except asyncio.CancelledError:
-        return worst
+def _cases() -> list[Case]:
+    """Without what no broker takes by default: it does not arrive."""
+    return [case for case in load("xml") if len(case.document) < 900_000]
 
 
-async def test_the_corpus_of_xml(kafka: Kafka, users: Consuming) -> None:
-    # What no broker takes by default does not arrive.
-    cases = [case for case in load("xml") if len(case.document) < 900_000]
+async def _produce(kafka: Kafka, users: Consuming, cases: Sequence[Case]) -> None:
+    """The case with this number as its key, and a good request after it."""
     topic = users.settings.users_requests_topic
     async with producing(kafka) as producer:
         for number, case in enumerate(cases):
             await producer.send(topic, case.document, key=b"%d" % number)
             await producer.send(topic, request_xml(user_xml("good@example.com")), key=b"good after %d" % number)
         await producer.flush()
-    measuring = asyncio.create_task(_worst_lag())
+
+
+async def _longest_turn() -> float:
+    """How much CPU the event loop spent at most before it came back, until cancelled. Not how late it was: that depends
+    on who else uses the machine.
+    """
+    longest = 0.0
+    try:
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.thread_time() - before)
+    except asyncio.CancelledError:
+        return longest
+
+
+async def test_the_corpus_of_xml(kafka: Kafka, users: Consuming) -> None:
+    cases = _cases()
     refused = [case for case in cases if case.expect not in ("GOOD", "INVALID")]
+    await _produce(kafka, users, cases)
     async with running(users.consumer()):
         await answered(users, 2 * len(cases) + len(refused))
-    measuring.cancel()
-    assert await measuring < _LOOP_LAG
     letters = {letter.key: letter for letter in await users.dead_letters()}
     replies = {reply.key: reply for reply in await users.replies()}
     assert len(letters) == len(refused)
@@ -63,6 +74,23 @@ async def test_the_corpus_of_xml(kafka: Kafka, users: Consuming) -> None:
         if letter is not None:
             assert letter.headers["dlq.reason"].decode() == case.expect
             assert letter.payload == case.document
+
+
+async def test_the_corpus_does_not_hold_up_the_event_loop(kafka: Kafka, users: Consuming) -> None:
+    cases = _cases()
+    ends = 2 * len(cases) + sum(case.expect not in ("GOOD", "INVALID") for case in cases)
+    longest = []
+    for number in range(1, _TRIES + 1):
+        await _produce(kafka, users, cases)
+        with collector.at_rest():  # it would look through what all tests before this one have left
+            measuring = asyncio.create_task(_longest_turn())
+            async with running(users.consumer()):
+                await answered(users, number * ends)
+            measuring.cancel()
+            longest.append(await measuring)
+        if longest[-1] < _LONGEST_TURN:
+            return
+    pytest.fail(f"the event loop was held up each time: {longest}")
 
 
 async def _large_messages(kafka: Kafka) -> AIOKafkaProducer:

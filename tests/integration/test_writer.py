@@ -106,7 +106,11 @@ async def test_a_message_arrives_as_it_was_added(database_url: str, sessions: as
         ({"headers": (("x", b"x" * 900_001),)}, "MESSAGE_MAX_BYTES"),
         ({"topic": "no topic"}, "topic"),
         ({"topic": ""}, "topic"),
+        ({"topic": "."}, "topic"),
         ({"topic": ".."}, "topic"),
+        ({"topic": "x" * 250}, "topic"),
+        ({"topic": "x\n"}, "topic"),
+        ({"topic": "тема"}, "topic"),
         ({"type": ""}, "type"),
         ({"type": "x" * 256}, "type"),
     ],
@@ -257,6 +261,36 @@ async def test_headers_that_are_none_are_refused(database_url: str, headers: lis
             await connection.execute(
                 "INSERT INTO outbox_messages (topic, type, headers) VALUES ('t', 'test', $1)", headers
             )
+
+
+@pytest.mark.parametrize(
+    ("refused_by", "hint", "insert"),
+    [
+        ("lane", "0 to 31", "(lane, topic, type) VALUES (-1, 'secret', 'secret')"),
+        ("lane", "0 to 31", "(lane, key, topic, type) VALUES (32, 'secret', 'secret', 'secret')"),
+        ("key_lane", "outbox_bucket", "(lane, key, topic, type) VALUES (0, 'another lane''s', 'secret', 'secret')"),
+        ("topic", "249", "(topic, type) VALUES ('secret secret', 'secret')"),
+        ("type", "255", "(topic, type) VALUES ('secret', repeat('secret', 50))"),
+        ("headers", "by turns", "(topic, type, headers) VALUES ('secret', 'secret', '{secret}')"),
+        ("size", "900000 bytes", "(topic, type, payload) VALUES ('secret', 'secret', repeat('secret', 150000)::bytea)"),
+    ],
+)
+async def test_plain_sql_is_told_what_is_wrong_but_not_the_row(
+    database_url: str, refused_by: str, hint: str, insert: str
+) -> None:
+    async with connect(database_url) as connection:
+        with pytest.raises(asyncpg.CheckViolationError) as raised:
+            await connection.execute("INSERT INTO outbox_messages " + insert)
+    error = raised.value
+    assert (error.table_name, error.constraint_name) == ("outbox_messages", f"ck_outbox_messages_{refused_by}")
+    assert hint in error.hint
+    assert not any("secret" in str(value) or b"secret".hex() in str(value) for value in error.as_dict().values())
+
+
+async def test_the_longest_names_are_taken(database_url: str) -> None:
+    async with connect(database_url) as connection:
+        for topic, type_ in ("x" * 249, "ü" * 255), ("...", "t"), ("-_.A1", "t"):
+            await connection.fetchval("SELECT outbox_add($1, $2::bytea, NULL, NULL, $3)", topic, b"", type_)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 32, 33, 100])

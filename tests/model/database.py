@@ -70,29 +70,17 @@ def snapshot(world: World, state: State) -> Snapshot:
             return Snapshot()
 
 
-def returning_lanes(state: State) -> tuple[int, ...]:
-    """The last column of CLAIM, which its snapshot answers: lanes with dead letters whose followers come back."""
-    return tuple(sorted({state.message(letter.id).lane for letter in state.dead if letter.returning}))
-
-
-def returning(state: State, lanes: set[int]) -> tuple[tuple[int, int], ...]:
-    """RETURNING: those dead letters, with the mark that says since when."""
-    return tuple(
-        (letter.id, letter.returning)
-        for letter in state.dead
-        if letter.returning and state.message(letter.id).lane in lanes
-    )
-
-
 def fetch(world: World, state: State, slot: Slot) -> Slot:
-    """FETCH: what the claimed lanes owe and what of it is held, with the snapshot's oldest transaction."""
+    """FETCH: what the claimed lanes owe and what of it is held, with the snapshot's oldest transaction and the dead
+    letters that let their followers go.
+    """
     owed = slot.snapshot.owed if world.config.off is Rule.OWN_STATEMENT else state.owed
     if world.config.off is Rule.HELD_READ_LAST:
         seen = state._replace(dead=slot.snapshot.dead, topics=slot.snapshot.topics)
     else:
         seen = state
     got: dict[int, int] = {}
-    for lane, row, _ in slot.lanes:
+    for lane, row in slot.lanes:
         above = sorted(number for number in owed if state.message(number).lane == lane and number > row.floor)
         got.update(dict.fromkeys(above[: slot.cut], IN_LANE))
         if row.has_parked:
@@ -111,11 +99,21 @@ def fetch(world: World, state: State, slot: Slot) -> Slot:
     return slot._replace(
         xmin=state.completed + 1 if world.config.off is Rule.XMIN_NOT_XMAX else state.xmin(),
         got=rows,
+        returning=_returning(state, {lane for lane, _ in slot.lanes}),
         topics=tuple(
             (name, row.state != OPEN, row.refused)
             for name, row in zip(world.config.topics, state.topics, strict=True)
             if row.state != OPEN or row.refused
         ),
+    )
+
+
+def _returning(state: State, lanes: set[int]) -> tuple[tuple[int, int], ...]:
+    """Dead letters of these lanes whose followers come back, with the mark that says since when."""
+    return tuple(
+        (letter.id, letter.returning)
+        for letter in state.dead
+        if letter.returning and state.message(letter.id).lane in lanes
     )
 
 

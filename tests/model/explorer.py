@@ -31,9 +31,8 @@ def successors(world: World, state: State) -> Moves:
 
 def explore(config: Config) -> Explored:
     """Visit all worlds of a configuration, or stop at the first one that breaks the promise."""
-    with (
-        collector.at_rest()
-    ):  # worlds have no cycles, and whoever looks for some walks over all worlds, again and again
+    # Worlds have no cycles, and whoever looks for some walks over all worlds, again and again.
+    with collector.at_rest():
         return _Exploration(World(config)).run()
 
 

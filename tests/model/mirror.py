@@ -77,7 +77,6 @@ def slot(lanes: list[Lane], *, cut: int, alone: bool) -> Slot:
         Claimed(
             lane.lane,
             LaneRow(lane.floor, lane.seen, lane.mark or 0, lane.mark_xid or 0, lane.has_parked),
-            lane.returning,
         )
         for lane in sorted(lanes, key=lambda lane: lane.lane)
     )
@@ -94,6 +93,11 @@ def got(fetched: Fetched) -> tuple[Got, ...]:
         )
         for message in sorted(fetched.messages, key=lambda message: message.id)
     )
+
+
+def returning(fetched: Fetched) -> tuple[tuple[int, int], ...]:
+    """The dead letters whose followers come back, as the fetch saw them."""
+    return tuple(sorted((number, moment) for _, number, moment in fetched.returning))
 
 
 def rows(state: State) -> dict[str, object]:

@@ -122,7 +122,7 @@ class Product:
             [_outcome(outcome, owed) for outcome in slot.outcomes],
             others_answered=slot.others_answered,
             refusals_to_close=self._config.refusals_to_close,
-            due=lambda before, after: due,
+            due=lambda lane, ids: due,
         )
         settlement = ended.settlement
         delivered = frozenset(message.id for batch in settlement.delivered for message in batch.messages)
@@ -185,7 +185,6 @@ def _lane(claimed: Claimed, xid: int) -> Lane:
         mark_xid=row.mark_xid or None,
         has_parked=row.has_parked,
         xid=xid,
-        returning=claimed.returning,
     )
 
 

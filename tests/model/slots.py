@@ -63,7 +63,6 @@ def _look(world: World, state: State, p: int, s: int, working: list[int]) -> Mov
     asking = slot = Slot(
         at="claiming",
         cut=config.cut,
-        returning_lanes=database.returning_lanes(state),
         snapshot=database.snapshot(world, state),
     )
     if permit is Permit.PROBE:
@@ -85,27 +84,21 @@ def _claim(world: World, state: State, p: int, s: int) -> Move:
     slot = state.processes[p].slots[s]
     held = held_lanes(state) if world.on(Rule.LANE_LOCK) else []
     rows = state.lanes if world.on(Rule.LOCKED_ROW) else slot.snapshot.lanes
-    lanes = tuple(Claimed(n, rows[n], n in slot.returning_lanes) for n in slot.asked if n not in held)
+    lanes = tuple(Claimed(n, rows[n]) for n in slot.asked if n not in held)
     if not lanes:
         return Move(f"{name} finds the lanes locked", _rest(world, state, p, s))
-    claimed = slot._replace(at="claimed", asked=(), returning_lanes=(), lanes=lanes, xid=state.next_xid)
+    claimed = slot._replace(at="claimed", asked=(), lanes=lanes, xid=state.next_xid)
     numbers = ", ".join(str(each.lane) for each in lanes)
     return Move(f"{name} locks lane {numbers}", put(state._replace(next_xid=state.next_xid + 1), p, s, claimed))
 
 
 def _fetch(world: World, state: State, p: int, s: int) -> Move:
-    """RETURNING, if there is any, then FETCH; then `relay.delivery.plan`."""
+    """FETCH; then `relay.delivery.plan`."""
     name = _name(state, p, s)
     slot = state.processes[p].slots[s]
     if slot.lost:
         return Move(f"{name} finds its session gone", _rest(world, state, p, s))
-    if not slot.read and any(each.returning for each in slot.lanes):
-        marks = database.returning(state, {each.lane for each in slot.lanes})
-        read = slot._replace(read=True, returning=marks)
-        return Move(
-            f"{name} reads which dead letters' followers return: {_list(n for n, _ in marks)}", put(state, p, s, read)
-        )
-    slot = database.fetch(world, state, slot)._replace(at="publishing", snapshot=IDLE.snapshot, read=False)
+    slot = database.fetch(world, state, slot)._replace(at="publishing", snapshot=IDLE.snapshot)
     planned = world.product.plan(state.messages, slot)
     slot = slot._replace(todo=_batches(world, state, p, slot, planned.send))
     label = f"{name} fetches; to send: {_list(planned.send)}; held: {_list(planned.held)}"

@@ -87,7 +87,6 @@ class Claimed(NamedTuple):
 
     lane: int
     row: LaneRow
-    returning: bool
 
 
 class Got(NamedTuple):
@@ -118,15 +117,13 @@ class Slot(NamedTuple):
     """It may try whether the broker is back."""
     asked: tuple[int, ...] = ()
     cut: int = 0
-    returning_lanes: tuple[int, ...] = ()
     snapshot: Snapshot = Snapshot()
     lanes: tuple[Claimed, ...] = ()
     alone: bool = False
     """The claim asked for one lane only."""
     xid: int = 0
-    read: bool = False
     returning: tuple[tuple[int, int], ...] = ()
-    """Dead letters whose followers come back, with the mark that was read, once it was `read`."""
+    """Dead letters whose followers come back, with the mark that the fetch saw."""
     xmin: int = 0
     got: tuple[Got, ...] = ()
     topics: tuple[tuple[str, bool, int], ...] = ()
@@ -265,7 +262,7 @@ def _renumber(slot: Slot, new: dict[int, int]) -> Slot:
     return slot._replace(
         xid=new[slot.xid],
         xmin=new[slot.xmin],
-        lanes=tuple(Claimed(number, lane(row), returning) for number, row, returning in slot.lanes),
+        lanes=tuple(Claimed(number, lane(row)) for number, row in slot.lanes),
         snapshot=slot.snapshot._replace(lanes=tuple(map(lane, slot.snapshot.lanes))),
     )
 

@@ -1,6 +1,5 @@
 """Mistakes of a relay, and of those who write into its outbox."""
 
-import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -9,11 +8,11 @@ import pytest
 from sqlalchemy import text
 
 from app.outbox import writer
-from relay import delivery, statements, store
+from relay import delivery, fetching, store
 from relay.floor import Lane, Round, advance
 from relay.outcomes import Outcome, OwedMessage
 from relay.producer import abandon
-from relay.publisher import KafkaPublisher, _Attempt
+from relay.publisher import KafkaPublisher, _Attempt, _Part
 from relay.slot import Slot
 from tests.seeded_bugs.bug import Bench, Bug
 from tests.seeded_bugs.relay_trials import (
@@ -48,8 +47,10 @@ def go_by_the_last_id(monkeypatch: pytest.MonkeyPatch, _bench: Bench) -> None:
 
 
 def take_the_end_of_the_snapshot(monkeypatch: pytest.MonkeyPatch, _bench: Bench) -> None:
-    assert "pg_snapshot_xmin" in statements.FETCH
-    monkeypatch.setattr(statements, "FETCH", statements.FETCH.replace("pg_snapshot_xmin", "pg_snapshot_xmax"))
+    for name in "FETCH", "PLAIN", "PLAIN_UNCOUNTED":
+        fetch = getattr(fetching, name)
+        assert "pg_snapshot_xmin" in fetch
+        monkeypatch.setattr(fetching, name, fetch.replace("pg_snapshot_xmin", "pg_snapshot_xmax"))
 
 
 def take_the_xid_of_the_same_claim(monkeypatch: pytest.MonkeyPatch, _bench: Bench) -> None:
@@ -60,16 +61,15 @@ def take_the_xid_of_the_same_claim(monkeypatch: pytest.MonkeyPatch, _bench: Benc
 
 
 def send_all_at_once(monkeypatch: pytest.MonkeyPatch, _bench: Bench) -> None:
-    async def gathered(
-        self: _Attempt, topic: str, partition: int, messages: list[OwedMessage], *, singly: bool
-    ) -> list[Outcome]:
-        builders = [self._build(messages, number, singly=True)[0] for number in range(len(messages))]
-        sends = [
-            self._send(each, topic, partition, [message]) for each, message in zip(builders, messages, strict=True)
-        ]
-        return list(await asyncio.gather(*sends))
+    send = _Attempt._send
 
-    monkeypatch.setattr(_Attempt, "_partition", gathered)
+    async def hasty(self: _Attempt, part: _Part, partition: int) -> None:
+        for message in part.messages:
+            alone = _Part(part.topic, partition, [message])
+            self._parts.append(alone)
+            await send(self, alone, partition)
+
+    monkeypatch.setattr(_Attempt, "_send", hasty)
 
 
 def publish_after_the_deadline(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:

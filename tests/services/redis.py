@@ -24,9 +24,10 @@ def _program() -> str:
 
 
 class Redis:
-    """Keeps nothing on disk; its address stays the same over restarts."""
+    """Keeps nothing on disk; its address stays the same over restarts. Skips the test where there is no program."""
 
     def __init__(self) -> None:
+        self._program = _program()
         self.port = free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="outbox-redis-")
         self._process: asyncio.subprocess.Process | None = None
@@ -37,7 +38,7 @@ class Redis:
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            _program(),
+            self._program,
             *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self._directory.name),
             stdout=asyncio.subprocess.DEVNULL,
         )

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,7 +104,7 @@ def concluded(
     got = fetched(messages, **topics)
     todo = plan(got, messages=NO_LIMIT, size=1_000_000, probes=True)
     return conclude(
-        todo, [LANE], got, outcomes, others_answered=others, refusals_to_close=3, due=lambda _before, _after: True
+        todo, [LANE], got, outcomes, others_answered=others, refusals_to_close=3, due=lambda _lane, _ids: True
     )
 
 
@@ -207,7 +208,7 @@ def test_dead_letters_that_return_are_carried_to_the_settle() -> None:
     returning = [(1, 5, 1_767_323_045_678_901)]
     got = Fetched(xmin=100, messages=[], topics={}, returning=returning)
     todo = plan(got, messages=NO_LIMIT, size=1, probes=True)
-    ended = conclude(todo, [LANE], got, [], others_answered=False, refusals_to_close=3, due=lambda _b, _a: False)
+    ended = conclude(todo, [LANE], got, [], others_answered=False, refusals_to_close=3, due=lambda _lane, _ids: False)
     assert ended.settlement.returning == returning
 
 
@@ -218,7 +219,7 @@ def test_a_lanes_row_is_written_when_due_or_when_its_parked_changed() -> None:
 
     def rows(outcomes: Sequence[Outcome], *, due: bool) -> list[Lane]:
         ended = conclude(
-            todo, [LANE], got, outcomes, others_answered=False, refusals_to_close=3, due=lambda _b, _a: due
+            todo, [LANE], got, outcomes, others_answered=False, refusals_to_close=3, due=lambda _lane, _ids: due
         )
         return ended.settlement.lanes
 
@@ -226,3 +227,21 @@ def test_a_lanes_row_is_written_when_due_or_when_its_parked_changed() -> None:
     assert not rows([Delivered(sent, 0, 0)], due=False)
     assert [lane.lane for lane in concluded([], [owed(1, held=0)]).settlement.lanes] == [1]
     assert [lane.lane for lane in concluded([], [owed(1, behind=0)]).settlement.lanes] == [1]
+
+
+def test_when_one_lane_is_due_all_that_moved_are_written() -> None:
+    lanes = [replace(LANE, lane=number) for number in (1, 2, 3)]
+    sent = [owed(number, lane=number) for number in (1, 2)]
+    got = fetched(sent)
+    todo = plan(got, messages=NO_LIMIT, size=1_000_000, probes=True)
+
+    def written(due: int) -> list[int]:
+        outcomes = [Delivered(sent, 0, 0)]
+        ended = conclude(
+            todo, lanes, got, outcomes, others_answered=False, refusals_to_close=3, due=lambda lane, _ids: lane == due
+        )
+        return [lane.lane for lane in ended.settlement.lanes]
+
+    assert written(due=1) == [1, 2]
+    assert not written(due=3), "its row did not move"
+    assert not written(due=4)

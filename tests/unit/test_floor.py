@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay.floor import Lane, Round, advance, moved
+from relay.floor import Lane, Round, advance, most, moved
 
 Rule = Callable[[Lane, Round], Lane]
 
@@ -92,6 +92,18 @@ def rises(rule: Rule) -> int:
 
 def test_no_interleaving_strands_a_message() -> None:
     assert rises(advance) > HISTORIES // 2
+
+
+def test_no_row_moves_by_more_than_it_may() -> None:
+    by = set()
+
+    def noted(lane: Lane, done: Round) -> Lane:
+        after = advance(lane, done)
+        by.add(most(lane, done) - moved(lane, after))
+        return after
+
+    rises(noted)
+    assert min(by) == 0, "never more, and sometimes as many"
 
 
 def follow_the_last_id(lane: Lane, done: Round) -> Lane:

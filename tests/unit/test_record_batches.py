@@ -1,6 +1,7 @@
 """Batches as the relay packs them, against those of the client library."""
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -68,7 +69,7 @@ def test_it_is_what_the_library_builds_to_the_byte(messages: list[OwedMessage]) 
 
 
 @settings(deadline=None)
-@given(st.lists(_messages(), min_size=1, max_size=5))
+@given(st.lists(_messages(), min_size=1, max_size=9))
 def test_compressed_it_has_the_same_records(messages: list[OwedMessage]) -> None:
     assert _records(_packed(messages, "zstd")._build()) == _records(_by_the_library(messages, codec=4))
 
@@ -86,8 +87,14 @@ def test_compressed_it_is_smaller_and_says_so() -> None:
 
 
 def test_what_compression_would_make_larger_goes_as_it_is() -> None:
-    short = message("t", None, b"")._replace(type="-")
-    assert _packed([short], "zstd")._build() == _packed([short])._build()
+    noise = message("t", b"k", Random(1).randbytes(1100))
+    assert _packed([noise], "zstd")._build() == _packed([noise])._build()
+
+
+def test_a_small_batch_goes_as_it_is() -> None:
+    small, large = ([message("t", b"k", b" " * length)] for length in (700, 1100))
+    assert _packed(small, "zstd")._build() == _packed(small)._build()
+    assert len(_packed(large, "zstd")._build()) < 500
 
 
 def test_a_repeat_is_the_same_to_the_byte() -> None:

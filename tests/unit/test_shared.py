@@ -12,7 +12,7 @@ from relay.shared import Share, Shared
 
 
 def _lane(number: int) -> Lane:
-    return Lane(number, floor=0, seen=0, mark=None, mark_xid=None, has_parked=False, xid=1, returning=False)
+    return Lane(number, floor=0, seen=0, mark=None, mark_xid=None, has_parked=False, xid=1)
 
 
 def _plan(*, full: bool) -> Plan:
@@ -56,6 +56,16 @@ def test_the_end_of_a_round_wakes_those_who_wait_for_its_lanes(shared: Shared) -
     assert share.lanes == (1,)
 
 
+def test_a_lane_may_be_taken_before_its_last_holder_hears_of_its_commit(shared: Shared) -> None:
+    lane = _lane(1)
+    shared.claimed([lane])
+    shared.claimed([lane])
+    shared.released([lane])
+    shared.released([lane])
+    assert shared.held == {}
+    assert shared.backlog == []
+
+
 def test_a_lane_with_more_is_known_to_others_once_it_is_free(shared: Shared) -> None:
     lane = _lane(1)
     share = _found(shared, 1)
@@ -92,3 +102,11 @@ def test_a_light_round_takes_as_much_as_one_under_pressure(shared: Shared, lanes
     full = max(settings.relay_batch_messages, settings.relay_light_messages * lanes)
     assert full - lanes < share.messages * lanes <= full
     assert share.size == settings.relay_batch_bytes // lanes
+
+
+@pytest.mark.parametrize(("payload_max", "counted"), [(None, True), (99, False), (100, False), (101, True)])
+def test_bytes_are_counted_where_so_many_messages_may_have_too_many(
+    shared: Shared, payload_max: int | None, counted: bool
+) -> None:
+    shared.payload_max = payload_max
+    assert shared.counted(Share((1,), limit=1, messages=10, size=1000)) == counted

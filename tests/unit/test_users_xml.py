@@ -19,6 +19,8 @@ from tests.corpus.cases import Case, load
 
 _CAP = 262_144
 _CHEAP = 0.25  # seconds of CPU, for the dearest document
+_TRIES = 4
+"""A busy machine makes one dearer now and then; a document that is dear is so each time."""
 _SEED = """\
 	<ns2:Request xmlns:ns2="urn://www.example.com">
 	<ns2:User>
@@ -42,14 +44,20 @@ def canaries(tmp_path: Path) -> Iterator[tuple[Path, socket.socket]]:
         yield file, listener
 
 
+def _cost_of_parsing(document: bytes) -> float:
+    """Seconds of CPU."""
+    started = time.thread_time()
+    parse(document, max_bytes=_CAP)
+    return time.thread_time() - started
+
+
 @pytest.mark.parametrize("case", load("xml"), ids=str)
 def test_corpus(case: Case, canaries: tuple[Path, socket.socket]) -> None:
     file, listener = canaries
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     document = case.document.replace(b"{canary_file}", bytes(file)).replace(b"{canary_address}", address.encode())
-    started = time.thread_time()
     parsed = parse(document, max_bytes=_CAP)
-    assert time.thread_time() - started < _CHEAP
+    assert min(_cost_of_parsing(document) for _ in range(_TRIES)) < _CHEAP
     match case.expect:
         case "GOOD":
             assert isinstance(parsed, Request)

@@ -1,0 +1,72 @@
+"""What the checks of a message cost its writer: a constraint each, as before, or one (docs/decisions/0013)."""
+
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+
+from app import migrate
+from bench.options import Options
+from bench.results import Measure, Table
+from bench.services import Services
+
+_ROWS = 2_000
+_BULK = 20_000
+
+_COLUMNS = "(lane, topic, key, headers, payload, type)"
+_ROW = "outbox_bucket('key') & 31, 'applications.events', 'key', '{a,b}'::bytea[], repeat('x', 300)::bytea, 'bench'"
+_ONE = "INSERT INTO outbox_messages {columns} VALUES ({row})"
+_MANY = "INSERT INTO outbox_messages {columns} SELECT {row} FROM generate_series(1, {count})"
+_CALL = "PERFORM outbox_add('applications.events', 'key', repeat('x', 300))"
+_LOOP = "DO $$ BEGIN FOR i IN 1..{count} LOOP {statement}; END LOOP; END $$"
+_STATEMENTS = {
+    f"µs, each of {_ROWS:,} INSERTs": (_ROWS, _LOOP.replace("{statement}", _ONE)),
+    f"µs a row, INSERT of {_BULK:,}": (_BULK, _MANY),
+    "µs, outbox_add": (_ROWS, _LOOP.replace("{statement}", _CALL)),
+}
+_DROP = "ALTER TABLE outbox_messages DROP CONSTRAINT ck_outbox_messages_message"
+_ADD = """
+    ALTER TABLE outbox_messages ADD CONSTRAINT ck_outbox_messages_message
+    CHECK (outbox_check_message(lane, topic, key, headers, payload, type)) NOT VALID
+"""
+
+
+async def run(services: Services, options: Options) -> list[Table]:
+    url = services.database_url
+    ways: dict[str, AbstractAsyncContextManager[None]] = {}
+    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for _ in range(options.rounds):
+        ways = {"a constraint each": _before(url), "one for all": nullcontext(), "none": _unchecked(services)}
+        for way, arranged in ways.items():
+            async with arranged, services.database() as connection:
+                for column, (count, statement) in _STATEMENTS.items():
+                    await connection.execute("TRUNCATE outbox_messages")
+                    started = time.monotonic()
+                    await connection.execute(_filled(statement, count))
+                    found[way][column].append((time.monotonic() - started) / count * 1e6)
+                await connection.execute("TRUNCATE outbox_messages")
+    rows = {way: {column: Measure(tuple(values)) for column, values in found[way].items()} for way in ways}
+    return [Table("decisions: checks", "Writing a message of 300 bytes on the server: how it is checked", rows)]
+
+
+def _filled(statement: str, count: int) -> str:
+    return statement.replace("{columns}", _COLUMNS).replace("{row}", _ROW).replace("{count}", str(count))
+
+
+@asynccontextmanager
+async def _before(database_url: str) -> AsyncIterator[None]:
+    await migrate.downgrade(database_url, "engine_0006")
+    try:
+        yield
+    finally:
+        await migrate.upgrade(database_url)
+
+
+@asynccontextmanager
+async def _unchecked(services: Services) -> AsyncIterator[None]:
+    async with services.database() as connection:
+        await connection.execute(_DROP)
+        try:
+            yield
+        finally:
+            await connection.execute(_ADD)
