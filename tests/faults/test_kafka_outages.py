@@ -85,12 +85,11 @@ async def test_a_relay_that_is_stopped_while_the_broker_is_frozen(
 ) -> None:
     kafka = await private_kafka()
     topic = await kafka.create_topic()
-    settings = hurried(database_url, kafka.bootstrap_servers)
+    settings = hurried(database_url, kafka.bootstrap_servers, relay_slots=1)  # one slot: as above
     async with running(settings):
         await watch.delivered(await some_more(watch, topic))
         await kafka.brokers.pause(1)
-        waiting = await some_more(watch, topic)
-        await watch.claimed()
+        waiting, _ = await asyncio.gather(some_more(watch, topic), watch.claimed())
         started = time.monotonic()
     assert time.monotonic() - started < settings.publish_deadline.total_seconds() + 2
     await kafka.brokers.resume(1)

@@ -68,13 +68,15 @@ async def test_what_ends_the_process_is_a_dead_letter_and_its_partition_goes_on(
             await producer.send_and_wait(topic, value, key=b"%d" % number, partition=0)
     await send(kafka, users, range(10, 20))
     ends: list[int] = []
-    process = await _start(users, CONSUMER_HANG_LIMIT="2")
+    # Seconds: short where a hang is waited for four times, and out of the way where none is.
+    hang_limit = "5" if name == "hangs" else "30"
+    process = await _start(users, CONSUMER_HANG_LIMIT=hang_limit)
 
     async def done() -> bool:
         nonlocal process
         if process.returncode is not None:
             ends.append(process.returncode)
-            process = await _start(users, CONSUMER_HANG_LIMIT="2")
+            process = await _start(users, CONSUMER_HANG_LIMIT=hang_limit)
         return len(await users.owed()) >= 21
 
     try:
