@@ -1,33 +1,58 @@
-"""The Kafka producer: how one is made, and how one is got rid of at once, whatever the broker does.
+"""The Kafka producer: how one is made, how it sends, and how one is got rid of at once, whatever the broker does.
 
-`abandon` goes by the inside of aiokafka 0.14 (the version is pinned, and tests hold it to this): `stop()` hangs while a
-batch cannot be delivered, and delivers that batch later, behind our back.
+Connections, metadata and the structures of the protocol are aiokafka's. Its own producer hands each batch through a
+queue to a task that sends, again and again if it must, and can only be stopped from its inside
+(docs/decisions/0016-produce-requests-are-made-here.md). Of the inside of aiokafka 0.14 a little is used here too: the
+version is pinned, and tests hold it to this.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from typing import TypeAlias
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import (
     BrokerResponseError,
+    CorrelationIdError,
     KafkaConnectionError,
     KafkaError,
+    KafkaStorageError,
     LeaderNotAvailableError,
+    NodeNotReadyError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
+    NotLeaderForPartitionError,
     ProducerClosed,
+    RequestTimedOutError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
+    for_code,
     kafka_errors,
 )
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import InitProducerIdRequest
 
+from app import failpoints
 from app.broker import connection_options
 from app.errors import BrokerUnavailable
 from app.settings import KafkaSettings
+from relay.records import RecordBatch
 
 _START = timedelta(seconds=15)
 _PATIENCE = (0.05, 0.15, 0.3, 0.5)
 """Pauses, in seconds, between looks at metadata that are not there yet: a second in all."""
+_PAUSE = 0.5
+"""Seconds before the same is asked again: less, and a broker that fails over is asked for nothing."""
+_ALL_IN_SYNC = -1
+_NO_TRANSACTION = 2**31 - 1  # milliseconds that one may take
+_SEQUENCES = 2**31
+
+Place: TypeAlias = tuple[str, int]
+"""A topic and one of its partitions."""
 
 
 class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka has no types
@@ -39,32 +64,46 @@ class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka
 
 kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
 
+UNSURE = (CorrelationIdError, KafkaConnectionError, NotEnoughReplicasAfterAppendError, RequestTimedOutError)
+"""Errors that do not say whether the batch was stored."""
 
-class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
-    """An idempotent producer that remembers its produce tasks.
+PASSING = (
+    *UNSURE,
+    KafkaStorageError,
+    LeaderNotAvailableError,
+    NodeNotReadyError,
+    NotEnoughReplicasError,
+    NotLeaderForPartitionError,
+    UnknownTopicOrPartitionError,
+)
+"""Errors after which the very same batch may be sent again: a broker that has it knows it by its sequence (KIP-98)."""
 
-    aiokafka keeps them in a local variable of its sender, where nobody can cancel them.
-    """
+
+class Producer:
+    """An idempotent producer. Of each partition it has one batch on its way, and to each broker one request."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        super().__init__(
-            **connection_options(settings),
-            client_id="outbox-relay",
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=0,
-        )
-        self.produce_tasks: set[asyncio.Task[None]] = set()
-        send = self._sender._send_produce_req
+        options = connection_options(settings)
+        self.client = AIOKafkaClient(client_id="outbox-relay", **options)
+        self._timeout_ms = options["request_timeout_ms"]
+        self._closed = False
+        self._id, self._epoch = -1, -1
+        self._sequences: defaultdict[Place, int] = defaultdict(int)
 
-        async def remembered(node_id: int, batches: object) -> None:
-            task = asyncio.current_task()
-            if task is not None:
-                self.produce_tasks.add(task)
-                task.add_done_callback(self.produce_tasks.discard)
-            await send(node_id, batches)
-
-        self._sender._send_produce_req = remembered
+    async def start(self) -> None:
+        """Reach a broker, and be given an id. Raises KafkaError."""
+        await self.client.bootstrap()
+        request = InitProducerIdRequest(transactional_id=None, transaction_timeout_ms=_NO_TRANSACTION)
+        while True:
+            with contextlib.suppress(*PASSING):
+                answer = await self.client.send(self.client.get_random_node(), request)
+                error = for_code(answer.error_code)
+                if not answer.error_code:
+                    self._id, self._epoch = answer.producer_id, answer.producer_epoch
+                    return
+                if not error.retriable:
+                    raise error
+            await self.recover()
 
     def partitions(self, topic: str) -> int | None:
         """How many partitions the topic has, as far as is known."""
@@ -83,18 +122,18 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
             if topic in self.client.cluster.unauthorized_topics:
                 raise TopicAuthorizationFailedError
 
-    def has_leader(self, topic: str, partition: int) -> bool:
-        """Has the partition a leader, as far as is known?"""
-        return self.client.cluster.leader_for_partition(TopicPartition(topic, partition)) not in (None, -1)
+    def leader(self, topic: str, partition: int) -> int | None:
+        """The broker that leads the partition, as far as is known."""
+        node: int | None = self.client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        return None if node == -1 else node
 
     async def await_leader(self, topic: str, partition: int) -> None:
         """Return when the partition has a leader; one that has none gets a second.
 
-        Raises LeaderNotAvailableError, or KafkaConnectionError when no broker answers. aiokafka itself would wait for
-        the whole request time-out.
+        Raises LeaderNotAvailableError, or KafkaConnectionError when no broker answers.
         """
         pauses = iter(_PATIENCE)
-        while not self.has_leader(topic, partition):
+        while self.leader(topic, partition) is None:
             await self._refresh(topic, pauses, or_else=LeaderNotAvailableError)
 
     async def _refresh(self, topic: str, pauses: Iterator[float], *, or_else: type[KafkaError]) -> None:
@@ -106,6 +145,46 @@ class Producer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka has no types
         self.client._topics.add(topic)
         if not await self.client.force_metadata_update():
             raise KafkaConnectionError
+
+    async def recover(self) -> None:
+        """Pause after one of the errors that pass, and ask the brokers who leads what now."""
+        await asyncio.sleep(_PAUSE)
+        await self.client.force_metadata_update()
+
+    def encode(self, place: Place, batch: RecordBatch) -> bytearray:
+        """The batch as it is sent, each time it is: its sequence is the next one of this partition."""
+        sequence = self._sequences[place]
+        self._sequences[place] = (sequence + batch.count) % _SEQUENCES
+        return batch.encode(self._id, self._epoch, sequence)
+
+    async def send(self, node: int, batches: Mapping[Place, bytearray]) -> dict[Place, int | KafkaError]:
+        """Send these batches to the broker that leads their partitions: of each, the offset of its first record, or the
+        broker's error.
+
+        Raises errors of PASSING for them all, and ProducerClosed. Cancelled, it leaves nothing that is sent later.
+        """
+        if self._closed:
+            raise ProducerClosed
+        topics: defaultdict[str, list[tuple[int, bytearray]]] = defaultdict(list)
+        for (topic, partition), encoded in batches.items():
+            topics[topic].append((partition, encoded))
+        if not await self.client.ready(node):
+            raise NodeNotReadyError
+        connection = self.client._conns[node, ConnectionGroup.DEFAULT]
+        answering = connection.send(ProduceRequest(None, _ALL_IN_SYNC, self._timeout_ms, [*topics.items()]))
+        try:
+            await failpoints.reach("relay.after_send")
+            answer = await answering
+        except TimeoutError as error:
+            connection.close()  # whoever is silent is called anew
+            raise RequestTimedOutError from error
+        finally:
+            answering.close()
+        return {
+            (topic, partition): for_code(code)() if code else offset
+            for topic, partitions in answer.topics
+            for partition, code, offset, *_ in partitions
+        }
 
 
 async def start(settings: KafkaSettings) -> Producer:
@@ -125,40 +204,15 @@ async def start(settings: KafkaSettings) -> Producer:
 async def abandon(producer: Producer) -> None:
     """Get rid of a producer without flushing. When this returns, this process sends nothing more for it.
 
-    Bytes that the kernel already has may still arrive: the outcome of a batch in flight stays unknown.
+    Whoever waits for an answer is told that none will come. Bytes that the kernel already has may still arrive: the
+    outcome of a batch in flight stays unknown.
     """
-    producer._closed = True  # refuse new batches
-    producer._message_accumulator._closed = True
-    tasks = [task for task in (producer._sender.sender_task, *producer.produce_tasks) if task is not None]
-    for task in tasks:
-        task.cancel()
-    for connection in list(producer.client._conns.values()):  # abort, not close: nothing buffered may leave
+    producer._closed = True
+    for connection in list(producer.client._conns.values()):
+        for *_, answer in connection._requests:  # asyncio complains of an error that nobody reads
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())
         if connection._writer is not None:
-            connection._writer.transport.abort()
+            connection._writer.transport.abort()  # not close: nothing buffered may leave
     with contextlib.suppress(Exception):
         async with asyncio.timeout(1):
             await producer.client.close()
-    for _ in range(3):  # the first cancellation makes the sender wait for its own tasks
-        running = [task for task in tasks if not task.done()]
-        if running:
-            await asyncio.wait(running, timeout=0.2)
-        for task in running:
-            task.cancel()
-    _fail_waiters(producer)
-    _mark_seen(tasks)
-
-
-def _fail_waiters(producer: Producer) -> None:
-    """Tell whoever waits for a batch that no answer will come."""
-    accumulator = producer._message_accumulator
-    batches = {batch for queue in accumulator._batches.values() for batch in queue} | accumulator._pending_batches
-    accumulator._pending_batches |= batches  # or the callback of a re-queued batch fails in the loop
-    accumulator.fail_all(ProducerClosed())
-    _mark_seen(future for batch in batches for future in (batch.future, batch._drain_waiter))
-
-
-def _mark_seen(futures: Iterable[asyncio.Future[None]]) -> None:
-    """Read the exceptions, or asyncio logs them as never retrieved."""
-    for future in futures:
-        if future.done() and not future.cancelled():
-            future.exception()

@@ -1,13 +1,13 @@
 """Publishing to Kafka, and what its errors mean for a message, a topic, or the broker.
 
-Batches are built here, one per partition and at most one on its way, and sent with `send_batch`: that costs a third
-of aiokafka's `send()`. The classes of errors are ours, never the client library's `retriable` flag.
+Batches are built here, one per partition and at most one on its way, and those for one broker go in one request. The
+classes of errors are ours, never the client library's `retriable` flag.
 """
 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -44,12 +44,11 @@ _SILENCE = (
     kafka.ProducerClosed,
     OSError,
     TimeoutError,
-    AssertionError,  # aiokafka's way to say that the topic lost this partition meanwhile
 )
 
 
 # What publishing may raise and turns into outcomes.
-_ERRORS = (kafka.KafkaError, OSError, TimeoutError, AssertionError)
+_ERRORS = (kafka.KafkaError, OSError, TimeoutError)
 
 
 def _reason(error: BaseException) -> str:
@@ -108,23 +107,35 @@ class KafkaPublisher:
         return outcomes
 
 
+_UNDIVIDED = -1
+
+
 @dataclass(slots=True, eq=False)
 class _Part:
-    """What goes to one partition (of a topic whose partitions are unknown: None), and how far it has come: those from
-    `start` to `stop` are on their way.
+    """What goes to one partition (or to a topic whose partitions are unknown: _UNDIVIDED), and how far it has come.
+
+    Those from `start` to `stop` are on their way as the batch `encoded`, and `unsure` once one sending of it ended
+    without an answer that tells.
     """
 
     topic: str
-    partition: int | None
     messages: list[OwedMessage]
+    partition: int = _UNDIVIDED
     start: int = 0
     stop: int = 0
+    encoded: bytearray | None = None
+    unsure: bool = False
+
+    @property
+    def place(self) -> producers.Place:
+        return self.topic, self.partition
 
 
 class _Attempt:
     """One `publish`: partitions side by side, each in order, a batch after the answer to the one before it.
 
-    One coroutine sees to all of them: tasks and time-outs of their own were a large part of what a small round costs.
+    A step waits for a broker's answer or for metadata, and makes its parts ready for the next one. A step that is the
+    only one is awaited as it is: a task for it is a good part of what a small round costs.
     """
 
     def __init__(self, producer: producers.Producer, compression: str, singly: Collection[str], turn: int) -> None:
@@ -133,8 +144,11 @@ class _Attempt:
         self._singly = singly
         self._turn = turn
         self._parts: list[_Part] = []
-        self._waits: dict[asyncio.Future[Any], _Part] = {}
-        """Answers to batches; for a part with none on its way, what is missing in the metadata."""
+        self._ready: list[_Part] = []
+        self._troubled: list[_Part] = []
+        """Those whose batch had an error that passes."""
+        self._asked: set[int] = set()
+        """Brokers with a request on its way."""
         self._outcomes: list[Outcome] = []
 
     async def run(self, messages: Sequence[OwedMessage], deadline: timedelta) -> list[Outcome]:
@@ -142,85 +156,121 @@ class _Attempt:
         by_topic: defaultdict[str, list[OwedMessage]] = defaultdict(list)
         for message in messages:
             by_topic[message.topic].append(message)
-        self._parts += [_Part(topic, None, owed) for topic, owed in by_topic.items()]
+        self._ready = [_Part(topic, owed) for topic, owed in by_topic.items()]
+        self._parts = self._ready[:]
+        tasks: set[asyncio.Task[None]] = set()
         try:
             async with asyncio.timeout(deadline.total_seconds()):
-                for part in self._parts[:]:
-                    await self._go_on(part)
-                while self._waits:
-                    done, _ = await asyncio.wait(self._waits, return_when=asyncio.FIRST_COMPLETED)
-                    for future in done:
-                        await self._answered(future, self._waits.pop(future))
+                while (steps := self._steps()) or tasks:
+                    if len(steps) == 1 and not tasks:
+                        await steps[0]
+                        continue
+                    tasks |= {asyncio.create_task(step) for step in steps}
+                    done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
         except TimeoutError as error:
             for part in self._parts:
                 self._failed(part, error)
         finally:
-            for future in self._waits:  # or asyncio complains of an answer that nobody reads
-                if not future.cancel() and not future.cancelled():
-                    future.exception()
+            if tasks:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
         return self._outcomes
 
-    async def _go_on(self, part: _Part) -> None:
-        """Send the next batch, if there is one, or wait for what is missing to do so."""
-        try:
-            if part.partition is None:
-                await self._divide(part)
-            elif part.start < len(part.messages):
-                await self._send(part, part.partition)
-        except _ERRORS as error:
-            self._failed(part, error)
+    def _steps(self) -> list[Coroutine[Any, Any, None]]:
+        """What can be done now. Parts stay ready while their broker still has to answer."""
+        producer, steps = self._producer, list[Coroutine[Any, Any, None]]()
+        by_leader: defaultdict[int, list[_Part]] = defaultdict(list)
+        ready, self._ready = self._ready, []
+        for part in ready:
+            if part.partition == _UNDIVIDED:
+                partitions = producer.partitions(part.topic)
+                if partitions is None:
+                    steps.append(self._until(producer.await_partitions(part.topic), [part]))
+                else:
+                    ready += self._divided(part, partitions)  # this loop comes to them
+                continue
+            leader = producer.leader(*part.place)
+            if leader is None:
+                steps.append(self._until(producer.await_leader(*part.place), [part]))
+            elif leader in self._asked:
+                self._ready.append(part)
+            else:
+                by_leader[leader].append(part)
+        steps += [self._send(leader, parts) for leader, parts in by_leader.items()]
+        if self._troubled:
+            troubled, self._troubled = self._troubled, []
+            steps.append(self._until(producer.recover(), troubled))
+        return steps
 
-    async def _divide(self, part: _Part) -> None:
-        """Give each partition of a topic its part. Messages without a key go together, to one that `turn` changes."""
-        producer = self._producer
-        partitions = producer.partitions(part.topic)
-        if partitions is None:
-            self._waits[asyncio.create_task(producer.await_partitions(part.topic))] = part
-            return
-        self._parts.remove(part)
+    def _divided(self, part: _Part, partitions: int) -> list[_Part]:
+        """Each partition of a topic gets its part. Messages without a key go together, to one that `turn` changes."""
         by_partition: defaultdict[int, list[OwedMessage]] = defaultdict(list)
         for message in part.messages:
             key = message.key
             number = self._turn % partitions if key is None else partition_of(key, partitions)
             by_partition[number].append(message)
-        parts = [_Part(part.topic, number, owed) for number, owed in by_partition.items()]
+        parts = [_Part(part.topic, owed, number) for number, owed in by_partition.items()]
+        self._parts.remove(part)
         self._parts += parts
-        for each in parts:
-            await self._go_on(each)
+        return parts
 
-    async def _send(self, part: _Part, partition: int) -> None:
-        """Hand the next batch to the producer."""
-        topic, messages, producer = part.topic, part.messages, self._producer
-        if not producer.has_leader(topic, partition):
-            self._waits[asyncio.create_task(producer.await_leader(topic, partition))] = part
-            return
-        stop = part.start + 1 if topic in self._singly else len(messages)
-        records, part.stop = pack(
-            messages,
-            part.start,
-            stop,
-            timestamp=time.time_ns() // 1_000_000,
-            compression=self._compression,
-            size=BATCH_BYTES,
-        )
-        await failpoints.reach("relay.before_send")
-        self._waits[await producer.send_batch(records, topic, partition=partition)] = part
-        await failpoints.reach("relay.after_send")
-
-    async def _answered(self, future: asyncio.Future[Any], part: _Part) -> None:
+    async def _until(self, something: Awaitable[None], parts: list[_Part]) -> None:
+        """Wait for what these parts need to go on."""
         try:
-            metadata = future.result()
+            await something
         except _ERRORS as error:
-            self._failed(part, error)
-            return
-        batch = part.messages[part.start : part.stop]
-        if batch and part.partition is not None:
-            if metadata.offset < 0:  # it was stored before, but where the broker no longer knows: a receipt would lie
-                self._failed(part, kafka.DuplicateSequenceNumber())
-                return
-            self._outcomes.append(Delivered(batch, part.partition, metadata.offset))
-            part.start = part.stop
-        await self._go_on(part)
+            for part in parts:
+                self._failed(part, error)
+        else:
+            self._ready += parts
+
+    async def _send(self, leader: int, parts: list[_Part]) -> None:
+        """Send the next batch of each of these parts to the broker that leads their partitions."""
+        self._asked.add(leader)
+        batches = {part.place: self._encoded(part) for part in parts}
+        answers: dict[producers.Place, int | BaseException]
+        try:
+            await failpoints.reach("relay.before_send")
+            answers = {**await self._producer.send(leader, batches)}
+        except _ERRORS as error:
+            answers = dict.fromkeys(batches, error)
+        finally:
+            self._asked.discard(leader)
+        for part in parts:
+            self._answered(part, answers[part.place])
+
+    def _encoded(self, part: _Part) -> bytearray:
+        """The batch on its way, or else the next one."""
+        if part.encoded is None:
+            stop = part.start + 1 if part.topic in self._singly else len(part.messages)
+            batch, part.stop = pack(
+                part.messages,
+                part.start,
+                stop,
+                timestamp=time.time_ns() // 1_000_000,
+                compression=self._compression,
+                size=BATCH_BYTES,
+            )
+            part.encoded = self._producer.encode(part.place, batch)
+        return part.encoded
+
+    def _answered(self, part: _Part, answer: int | BaseException) -> None:
+        """The batch on its way has this first offset, or this error."""
+        if isinstance(answer, producers.PASSING):
+            part.unsure |= isinstance(answer, producers.UNSURE)
+            self._troubled.append(part)
+        elif isinstance(answer, BaseException):
+            self._failed(part, answer)
+        elif answer < 0:  # it was stored before, but where the broker no longer knows: a receipt would lie
+            self._failed(part, kafka.DuplicateSequenceNumber())
+        else:
+            self._outcomes.append(Delivered(part.messages[part.start : part.stop], part.partition, answer))
+            part.start, part.encoded, part.unsure = part.stop, None, False
+            if part.start < len(part.messages):
+                self._ready.append(part)
 
     def _failed(self, part: _Part, error: BaseException) -> None:
         """The batch on its way, or with none the whole part, has this end; what comes after it is not sent."""
@@ -229,7 +279,10 @@ class _Attempt:
             return
         if stop == start:
             stop = len(messages)
-        self._outcomes.append(_outcome(error, part.topic, messages[start:stop]))
+        outcome = _outcome(error, part.topic, messages[start:stop])
+        if part.unsure and isinstance(outcome, TopicUnavailable):  # now it is not taken, but it may have been before
+            outcome = Unknown(outcome.messages, outcome.reason, answered=True)
+        self._outcomes.append(outcome)
         if stop < len(messages):
             self._outcomes.append(Unsent(messages[stop:]))
         part.start = part.stop = len(messages)

@@ -76,7 +76,7 @@ class _AnyLengths:
 
 def _record(position: int, message: OwedMessage, lengths: "list[bytes] | _AnyLengths") -> bytes:
     """One record, its length first. All records of a batch have its timestamp, so their distance from it is 0."""
-    _, _, message_id, _, key, headers, payload, kind, created_at, _, _ = message
+    _, _, message_id, _, key, headers, payload, kind, created_at, *_ = message
     seconds, microseconds = divmod(created_at, 1_000_000)
     if len(headers) == 1:  # stored as they stand here
         ready = headers[0]
@@ -106,43 +106,34 @@ def _record(position: int, message: OwedMessage, lengths: "list[bytes] | _AnyLen
 
 
 class RecordBatch:
-    """A full batch. It takes the place of aiokafka's `BatchBuilder`, whose names for the sender it has."""
+    """Records that go together to one partition."""
 
     def __init__(self, records: list[bytes], *, timestamp: int, compression: str) -> None:
         self._records = records
-        self._count = len(records)
         self._timestamp = timestamp
         self._compression = compression
-        self._producer = (-1, -1, -1)
-        self._built: bytearray | None = None
 
-    def record_count(self) -> int:
+    @property
+    def count(self) -> int:
         """How many records it has."""
-        return self._count
+        return len(self._records)
 
-    def closed(self) -> bool:
-        """Nothing can be added."""
-        return True
-
-    def close(self) -> None:
-        """It is."""
-
-    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
-        self._producer = producer_id, producer_epoch, base_sequence
-
-    def _build(self) -> bytearray:
-        """The batch as it is sent, every time it is: a broker knows a repeat by its producer and sequence."""
-        if self._built is None:
-            attributes, records = self._compressed()
-            last, moment = self._count - 1, self._timestamp
-            # Joined once, and the fields before the records written into it: a batch is long, and copies are not free.
-            built = bytearray().join((bytes(OVERHEAD), *records))
-            _CONTENT.pack_into(built, _BEFORE_CONTENT, attributes, last, moment, moment, *self._producer, self._count)
-            checksum = calc_crc32c(memoryview(built)[_BEFORE_CONTENT:])
-            _PLACE.pack_into(built, 0, 0, len(built) - _PLACE.size)
-            _GUARD.pack_into(built, _PLACE.size, _NO_EPOCH, _VERSION, checksum)
-            self._built, self._records = built, []
-        return self._built
+    def encode(self, producer_id: int, producer_epoch: int, sequence: int) -> bytearray:
+        """The batch as it is sent. A broker knows a repeat by its producer and the sequence of its first record."""
+        attributes, records = self._compressed()
+        count, moment = self.count, self._timestamp
+        # Joined once, and the fields before the records written into it: a batch is long, and copies are not free.
+        built = bytearray().join((bytes(OVERHEAD), *records))
+        _CONTENT.pack_into(
+            built,
+            _BEFORE_CONTENT,
+            *(attributes, count - 1, moment, moment),
+            *(producer_id, producer_epoch, sequence, count),
+        )
+        checksum = calc_crc32c(memoryview(built)[_BEFORE_CONTENT:])
+        _PLACE.pack_into(built, 0, 0, len(built) - _PLACE.size)
+        _GUARD.pack_into(built, _PLACE.size, _NO_EPOCH, _VERSION, checksum)
+        return built
 
     def _compressed(self) -> tuple[int, list[bytes]]:
         """The batch's attributes, and its records, compressed if that is worth it and makes them smaller."""

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from aiokafka.errors import for_code
 
+from app.errors import BrokerUnavailable
 from relay.outcomes import BatchRefused, Delivered, Refused, TopicUnavailable, Unknown
 from relay.producer import InvalidRecordError
 from tests.contract.carrying import DEADLINE, assert_true, delivered, messages
 from tests.contract.stages import OnKafka, open_publisher
 from tests.services.kafka import MockKafka
 
-PRODUCE = 0
+PRODUCE, INIT_PRODUCER_ID = 0, 22
 
 
 @pytest.fixture
@@ -19,6 +20,19 @@ def kafka(mock_kafka: Callable[[], MockKafka]) -> MockKafka:
     kafka = mock_kafka()
     kafka.mock.create_topic("topic", 1)
     return kafka
+
+
+async def test_a_producer_that_gets_no_id_at_once(kafka: MockKafka) -> None:
+    """COORDINATOR_LOAD_IN_PROGRESS passes, CLUSTER_AUTHORIZATION_FAILED does not."""
+    publisher = OnKafka(kafka).publisher
+    kafka.mock.push_request_errors(INIT_PRODUCER_ID, [14, 31])
+    with pytest.raises(BrokerUnavailable):
+        await publisher.open()
+    kafka.mock.push_request_errors(INIT_PRODUCER_ID, [14, 15])
+    await publisher.open()
+    sent = messages("topic", 3)
+    assert delivered(await publisher.publish(sent, singly=(), deadline=DEADLINE)) == sent
+    await publisher.close()
 
 
 @pytest.fixture
@@ -81,7 +95,7 @@ async def test_what_concerns_the_sequence_of_a_producer(kafka: MockKafka, stage:
 async def test_what_passes_within_the_deadline_is_not_even_noticed(
     kafka: MockKafka, stage: OnKafka, codes: list[int]
 ) -> None:
-    """NOT_LEADER, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, …: aiokafka tries again with the same sequence."""
+    """NOT_LEADER, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, …: the same is sent again with the same sequence."""
     kafka.mock.push_request_errors(PRODUCE, codes)
     sent = messages("topic", 3)
     outcomes = await stage.publisher.publish(sent, singly=(), deadline=DEADLINE)
@@ -90,6 +104,18 @@ async def test_what_passes_within_the_deadline_is_not_even_noticed(
     assert len(records) == 3
     assert_true(outcomes, records)
     assert all(isinstance(outcome, Delivered) for outcome in outcomes)
+
+
+@pytest.mark.parametrize(("first", "unsure"), [(6, False), (19, False), (7, True), (20, True)])
+async def test_what_is_refused_in_the_end_may_have_been_stored_before(
+    kafka: MockKafka, stage: OnKafka, first: int, unsure: bool
+) -> None:
+    """After REQUEST_TIMED_OUT and NOT_ENOUGH_REPLICAS_AFTER_APPEND no answer tells that it was not."""
+    kafka.mock.push_request_errors(PRODUCE, [first, 29])
+    sent = messages("topic", 3)
+    (outcome,) = await stage.publisher.publish(sent, singly=(), deadline=DEADLINE)
+    expected = Unknown(sent, "TOPIC_AUTHORIZATION_FAILED", answered=True)
+    assert outcome == (expected if unsure else TopicUnavailable("topic", sent, "TOPIC_AUTHORIZATION_FAILED"))
 
 
 def test_an_error_that_aiokafka_does_not_know_has_a_class() -> None:

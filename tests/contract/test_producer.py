@@ -1,4 +1,4 @@
-"""What we rely on inside aiokafka: an abandoned producer leaves nothing running and sends nothing more.
+"""An abandoned producer leaves nothing running and sends nothing more, whatever aiokafka's connections were doing.
 
 The broker is the mock, on every backend: it can be silent on demand.
 """
@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from aiokafka.errors import ProducerClosed
+from aiokafka.errors import KafkaError, ProducerClosed, RequestTimedOutError
 
+from app import failpoints
 from app.errors import BrokerUnavailable
 from relay import producer as producers
-from relay.producer import Producer
+from relay.producer import UNSURE, Place, Producer
+from relay.records import pack
+from tests.contract.carrying import message
 from tests.relaying import hurried, no_lost_errors
 from tests.services.kafka import MockKafka
 from tests.waiting import until
@@ -22,12 +25,12 @@ TOPIC = "topic"
 
 _AT_ONCE = 5.0  # seconds; the brokers are silent for a minute
 
-Future = asyncio.Future[object]
+Sending = asyncio.Task[dict[Place, int | KafkaError]]
 
 
 @pytest.fixture
 def kafka(mock_kafka: Callable[[int], MockKafka]) -> MockKafka:
-    """Two brokers, each with a partition: the producer has a task for each."""
+    """Two brokers, each with a partition."""
     kafka = mock_kafka(2)
     kafka.mock.create_topic(TOPIC, 2)
     for partition in range(2):
@@ -68,24 +71,25 @@ def is_of_a_producer(coro: object) -> bool:
     return "aiokafka" in where or where == producers.__file__
 
 
-async def submit(producer: Producer, value: bytes, partition: int = 0) -> Future:
-    """Hand a batch of one record to the producer; the future of its answer."""
-    builder = producer.create_batch()
-    builder.append(timestamp=None, key=b"k", value=value, headers=[])
-    builder.close()
-    future: Future = await producer.send_batch(builder, TOPIC, partition=partition)
-    return future
+def submit(producer: Producer, value: bytes, partition: int = 0) -> Sending:
+    """Send a batch of one record to the partition's leader."""
+    batch, _ = pack([message(TOPIC, b"k", value)], 0, 1, timestamp=0, compression="none", size=1)
+    encoded = producer.encode((TOPIC, partition), batch)
+    leader = producer.leader(TOPIC, partition)
+    assert leader is not None
+    return asyncio.create_task(producer.send(leader, {(TOPIC, partition): encoded}))
 
 
-async def send(producer: Producer, value: bytes) -> None:
-    await (await submit(producer, value))
+async def send(producer: Producer, value: bytes, partition: int = 0) -> None:
+    await producer.await_partitions(TOPIC)
+    assert not isinstance((await submit(producer, value, partition))[TOPIC, partition], KafkaError)
 
 
 async def arrived(kafka: MockKafka) -> list[bytes | None]:
     """What the topic holds once another producer has had its turn in each partition."""
     other = await start(kafka)
     for partition in range(2):
-        await (await submit(other, b"last", partition))
+        await send(other, b"last", partition)
     await abandon(other)
     return [record.value for record in await kafka.records(TOPIC, at_least=2)]
 
@@ -96,11 +100,11 @@ def silence(kafka: MockKafka, duration: timedelta = timedelta(minutes=1)) -> Non
         kafka.mock.set_round_trip_time(broker, duration)
 
 
-async def is_told(future: Future) -> None:
+async def is_told(sending: Sending) -> None:
     """Whoever still waits for the answer learns at once that there will be none."""
-    with pytest.raises(ProducerClosed):
+    with pytest.raises(UNSURE):
         async with asyncio.timeout(_AT_ONCE):
-            await future
+            await sending
 
 
 async def test_abandoned_while_idle(kafka: MockKafka, producer: Producer) -> None:
@@ -109,60 +113,61 @@ async def test_abandoned_while_idle(kafka: MockKafka, producer: Producer) -> Non
 
 
 async def test_abandoned_while_the_brokers_are_frozen(kafka: MockKafka, producer: Producer) -> None:
+    await send(producer, b"first", 1)
     silence(kafka)
-    sent = [await submit(producer, b"in flight", partition) for partition in range(2)]
+    sent = [submit(producer, b"in flight", partition) for partition in range(2)]
 
     async def both_are_on_their_way() -> bool:
-        return len(producer.produce_tasks) == 2
+        return sum(len(connection._requests) for connection in producer.client._conns.values()) == 2
 
     await until(both_are_on_their_way)
-    queued = [await submit(producer, b"queued", partition) for partition in range(2)]
     await abandon(producer)
-    for future in (*sent, *queued):
-        await is_told(future)
+    for sending in sent:
+        await is_told(sending)
     silence(kafka, timedelta(0))
     assert set(await arrived(kafka)) <= {b"first", b"in flight", b"last"}
 
 
-def pauses(producer: Producer) -> bool:
-    """The request has timed out, and the batch is not back in the queue yet."""
-    pending = producer._message_accumulator._pending_batches
-    return any(batch.retry_count == 1 for batch in pending) and not is_connected(producer, 1)
+async def test_abandoned_after_a_request_that_had_no_answer(kafka: MockKafka, producer: Producer) -> None:
+    silence(kafka)
+    with pytest.raises(RequestTimedOutError):
+        await submit(producer, b"in flight")
+    assert not is_connected(producer, 1)
+    await abandon(producer)
+    silence(kafka, timedelta(0))
+    assert set(await arrived(kafka)) <= {b"first", b"in flight", b"last"}
 
 
-def is_queued_again(producer: Producer) -> bool:
-    queues = producer._message_accumulator._batches.values()
-    return any(batch.retry_count > 0 for queue in queues for batch in queue)
+@pytest.mark.parametrize("point", ["relay.after_send", None])
+async def test_cancelled_on_the_way_and_then_abandoned(
+    kafka: MockKafka, producer: Producer, monkeypatch: pytest.MonkeyPatch, point: str | None
+) -> None:
+    silence(kafka)
+    reached = asyncio.Event()
 
+    async def wait_here(name: str) -> None:
+        reached.set()
+        if name == point:
+            await asyncio.sleep(60)
 
-def is_sent_again(producer: Producer) -> bool:
-    return any(batch.retry_count > 1 for batch in producer._message_accumulator._pending_batches)
+    with monkeypatch.context() as armed:
+        armed.setattr(failpoints, "hook", wait_here)
+        sending = submit(producer, b"in flight")
+        await reached.wait()
+    await asyncio.sleep(0)  # it waits, here or there
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await abandon(producer)
+    silence(kafka, timedelta(0))
+    assert set(await arrived(kafka)) <= {b"first", b"in flight", b"last"}
 
 
 def is_connected(producer: Producer, broker: int) -> bool:
     return any(node == broker and conn.connected() for (node, _), conn in producer.client._conns.items())
 
 
-@pytest.mark.parametrize("state", [pauses, is_queued_again, is_sent_again])
-async def test_abandoned_while_it_tries_again(
-    kafka: MockKafka, producer: Producer, state: Callable[[Producer], bool]
-) -> None:
-    silence(kafka)
-    sent = await submit(producer, b"in flight")
-    queued = await submit(producer, b"queued")
-
-    async def the_state_is_reached() -> bool:
-        return state(producer)
-
-    await until(the_state_is_reached)
-    await abandon(producer)
-    await is_told(sent)
-    await is_told(queued)
-    silence(kafka, timedelta(0))
-    assert set(await arrived(kafka)) <= {b"first", b"in flight", b"last"}
-
-
-async def test_abandoned_while_connecting(kafka: MockKafka, producer: Producer) -> None:
+async def test_cancelled_while_connecting(kafka: MockKafka, producer: Producer) -> None:
     kafka.mock.set_down(1)
     kafka.mock.set_down(2)
 
@@ -170,9 +175,11 @@ async def test_abandoned_while_connecting(kafka: MockKafka, producer: Producer) 
         return not is_connected(producer, 1)
 
     await until(connection_is_lost)
-    sent = await submit(producer, b"never on its way")
+    sending = submit(producer, b"never on its way")
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait([sending])
     await abandon(producer)
-    await is_told(sent)
     kafka.mock.set_up(1)
     kafka.mock.set_up(2)
     assert await arrived(kafka) == [b"first", b"last", b"last"]
@@ -182,16 +189,6 @@ async def test_an_abandoned_producer_takes_nothing_more(kafka: MockKafka, produc
     await abandon(producer)
     with pytest.raises(ProducerClosed):
         await submit(producer, b"too late")
-    await abandon(producer)
-
-
-async def test_stop_is_never_used(kafka: MockKafka, producer: Producer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for what cannot be delivered, and deliver it later."""
-
-    async def stop(_: object) -> None:
-        raise AssertionError("stop() was called")
-
-    monkeypatch.setattr(Producer, "stop", stop)
     await abandon(producer)
 
 

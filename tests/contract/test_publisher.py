@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from app.errors import BrokerUnavailable
-from relay.outcomes import Unknown, Unsent
+from relay.outcomes import Delivered, Unknown, Unsent
 from relay.partitioner import partition_of
 from relay.publisher import KafkaPublisher
 from tests.contract.carrying import (
@@ -159,6 +159,25 @@ async def test_silence_ends_at_the_deadline_and_stops_the_partition(fragile: Sta
     arrived = [dict(record.headers)["ce_id"].decode() for record in await fragile.records(topic, at_least=101)]
     assert set(arrived) <= possible, "something was sent although it counts as unsent"
     assert len(arrived) == len(set(arrived))
+
+
+async def test_a_broker_that_is_silent_holds_up_nobody_else(mock_kafka: Callable[[int], MockKafka]) -> None:
+    kafka = mock_kafka(2)
+    topic = await kafka.create_topic(partitions=2)
+    for partition in range(2):
+        kafka.mock.set_leader(topic, partition, partition + 1)
+    async with open_publisher(OnKafka(kafka)) as stage:
+        first = messages(topic, 10)
+        assert len(delivered(await stage.publisher.publish(first, singly=(), deadline=DEADLINE))) == 10
+        kafka.mock.set_round_trip_time(2, timedelta(minutes=1))
+        sent = messages(topic, 200, size=10_000)
+        outcomes = await stage.publisher.publish(sent, singly=(), deadline=timedelta(seconds=2))
+    assert_each_in_exactly_one(sent, outcomes)
+    of_the_other = [each for each in sent if partition_of(each.key or b"", 2) == 0]
+    assert delivered(outcomes) == of_the_other
+    assert sum(isinstance(outcome, Delivered) for outcome in outcomes) > 1, "they went in one batch"
+    (unknown,) = [outcome for outcome in outcomes if isinstance(outcome, Unknown)]
+    assert not unknown.answered
 
 
 async def test_a_closed_publisher_sends_nothing(kafka: Kafka) -> None:

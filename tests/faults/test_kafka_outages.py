@@ -63,6 +63,24 @@ async def test_a_broker_frozen_beyond_the_deadline(
     assert watch.repeats_possible > 0
 
 
+async def test_a_broker_frozen_for_less_than_the_deadline(
+    private_kafka: PrivateKafka, database_url: str, watch: Watch
+) -> None:
+    """What is sent again meanwhile is stored once: the broker knows it by its sequence."""
+    kafka = await private_kafka()
+    topic = await kafka.create_topic()
+    settings = hurried(database_url, kafka.bootstrap_servers, relay_slots=1, publish_deadline=30, relay_idle_timeout=40)
+    async with running(settings):
+        await watch.delivered(await some_more(watch, topic))
+        await kafka.brokers.pause(1)
+        waiting, _ = await asyncio.gather(some_more(watch, topic), watch.claimed())
+        await asyncio.sleep(3 * settings.kafka_request_timeout.total_seconds())
+        await kafka.brokers.resume(1)
+        await watch.delivered(waiting)
+    await watch.verify(kafka, database_url)
+    assert watch.repeats_possible == 0
+
+
 async def test_a_broker_killed_and_restarted(private_kafka: PrivateKafka, database_url: str, watch: Watch) -> None:
     kafka = await private_kafka()
     topic = await kafka.create_topic()

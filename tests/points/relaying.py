@@ -26,7 +26,7 @@ SECONDS = 2.7
 POINTS = {
     "relay.after_claim": 0,
     "relay.after_fetch": 0,
-    "relay.before_send": MESSAGES,  # of this partition nothing was sent; of the others perhaps
+    "relay.before_send": MESSAGES,  # to this broker nothing was sent; to others perhaps
     "relay.after_send": MESSAGES,
     "relay.after_ack_before_settle": MESSAGES,
     "relay.before_commit": MESSAGES,

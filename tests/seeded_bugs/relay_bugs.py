@@ -1,5 +1,6 @@
 """Mistakes of a relay, and of those who write into its outbox."""
 
+import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +11,7 @@ from sqlalchemy import text
 from app.outbox import writer
 from relay import delivery, fetching, store
 from relay.floor import Lane, Round, advance
-from relay.outcomes import Outcome, OwedMessage
+from relay.outcomes import Outcome, OwedMessage, Unknown
 from relay.producer import abandon
 from relay.publisher import KafkaPublisher, _Attempt, _Part
 from relay.slot import Slot
@@ -63,21 +64,30 @@ def take_the_xid_of_the_same_claim(monkeypatch: pytest.MonkeyPatch, _bench: Benc
 def send_all_at_once(monkeypatch: pytest.MonkeyPatch, _bench: Bench) -> None:
     send = _Attempt._send
 
-    async def hasty(self: _Attempt, part: _Part, partition: int) -> None:
-        for message in part.messages:
-            alone = _Part(part.topic, partition, [message])
-            self._parts.append(alone)
-            await send(self, alone, partition)
+    async def hasty(self: _Attempt, leader: int, parts: list[_Part]) -> None:
+        for part in parts:
+            for message in part.messages:
+                await send(self, leader, [_Part(part.topic, [message], part.partition)])
+            part.start = part.stop = len(part.messages)
 
     monkeypatch.setattr(_Attempt, "_send", hasty)
 
 
 def publish_after_the_deadline(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
+    run = _Attempt.run
+
+    async def go_on(self: _Attempt, messages: Sequence[OwedMessage], deadline: timedelta) -> list[Outcome]:
+        going_on = asyncio.create_task(run(self, messages, timedelta(minutes=1)))
+        bench.stack.callback(going_on.cancel)
+        done, _ = await asyncio.wait([going_on], timeout=deadline.total_seconds())
+        return going_on.result() if done else [Unknown(messages, "TimeoutError")]
+
     async def forget(self: KafkaPublisher) -> None:
         if self._producer is not None:
             bench.stack.push_async_callback(abandon, self._producer)
             self._producer = None
 
+    monkeypatch.setattr(_Attempt, "run", go_on)
     monkeypatch.setattr(KafkaPublisher, "close", forget)
 
 
@@ -157,7 +167,7 @@ BUGS = (
     ),
     Bug(
         "published-after-the-deadline",
-        "A producer whose answer is late is forgotten instead of abandoned, and sends when the broker is back.",
+        "A publish goes on after its deadline with a producer that is forgotten, and sends when the broker is back.",
         "I9 bounded repeats",
         "`judge`: no more repeats than were in flight",
         "repeats, at most 0",

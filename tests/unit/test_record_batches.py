@@ -39,8 +39,7 @@ def _is_text(name: str) -> bool:
 
 def _packed(messages: Sequence[OwedMessage], compression: str = "none", size: int = 1 << 30) -> RecordBatch:
     batch, stop = pack(messages, 0, len(messages), timestamp=NOW, compression=compression, size=size)
-    assert (stop, batch.record_count()) == (len(messages), len(messages))
-    batch._set_producer_state(*PRODUCER)
+    assert (stop, batch.count) == (len(messages), len(messages))
     return batch
 
 
@@ -65,55 +64,50 @@ def _records(raw: bytes | bytearray) -> list[tuple[Any, ...]]:
 @settings(deadline=None)  # some examples are large
 @given(st.lists(_messages(), min_size=1, max_size=70))
 def test_it_is_what_the_library_builds_to_the_byte(messages: list[OwedMessage]) -> None:
-    assert _packed(messages)._build() == _by_the_library(messages)
+    assert _packed(messages).encode(*PRODUCER) == _by_the_library(messages)
 
 
 @settings(deadline=None)
 @given(st.lists(_messages(), min_size=1, max_size=9))
 def test_compressed_it_has_the_same_records(messages: list[OwedMessage]) -> None:
-    assert _records(_packed(messages, "zstd")._build()) == _records(_by_the_library(messages, codec=4))
+    assert _records(_packed(messages, "zstd").encode(*PRODUCER)) == _records(_by_the_library(messages, codec=4))
 
 
 def test_more_records_than_ready_made_numbers() -> None:
     messages = [message("t", b"k", b"%d" % number) for number in range(9000)]
-    assert _packed(messages)._build() == _by_the_library(messages)
+    assert _packed(messages).encode(*PRODUCER) == _by_the_library(messages)
 
 
 def test_compressed_it_is_smaller_and_says_so() -> None:
     messages = [message("t", b"k", b"words and words " * 20) for _ in range(100)]
-    plain, small = _packed(messages)._build(), _packed(messages, "zstd")._build()
+    plain, small = _packed(messages).encode(*PRODUCER), _packed(messages, "zstd").encode(*PRODUCER)
     assert len(small) < len(plain) / 4
     assert (plain[22] & 7, small[22] & 7) == (0, 4)
 
 
 def test_what_compression_would_make_larger_goes_as_it_is() -> None:
     noise = message("t", b"k", Random(1).randbytes(1100))
-    assert _packed([noise], "zstd")._build() == _packed([noise])._build()
+    assert _packed([noise], "zstd").encode(*PRODUCER) == _packed([noise]).encode(*PRODUCER)
 
 
 def test_a_small_batch_goes_as_it_is() -> None:
     small, large = ([message("t", b"k", b" " * length)] for length in (700, 1100))
-    assert _packed(small, "zstd")._build() == _packed(small)._build()
-    assert len(_packed(large, "zstd")._build()) < 500
-
-
-def test_a_repeat_is_the_same_to_the_byte() -> None:
-    batch = _packed([message("t")], "zstd")
-    assert batch._build() is batch._build()
+    assert _packed(small, "zstd").encode(*PRODUCER) == _packed(small).encode(*PRODUCER)
+    assert len(_packed(large, "zstd").encode(*PRODUCER)) < 500
 
 
 def test_a_batch_ends_before_it_is_too_large() -> None:
     messages = [message("t", b"k", bytes(1000)) for _ in range(1000)]
     batch, stop = pack(messages, 0, 1000, timestamp=NOW, compression="none", size=BATCH_BYTES)
-    assert BATCH_BYTES - 1200 < len(batch._build()) <= BATCH_BYTES
-    assert batch.record_count() == stop < 1000
+    assert BATCH_BYTES - 1200 < len(batch.encode(*PRODUCER)) <= BATCH_BYTES
+    assert batch.count == stop < 1000
     rest, end = pack(messages, stop, 1000, timestamp=NOW, compression="none", size=1 << 30)
-    assert (rest.record_count(), end) == (1000 - stop, 1000)
-    sent = [value for *_, value, _ in _records(batch._build()) + _records(rest._build())]
+    assert (rest.count, end) == (1000 - stop, 1000)
+    sent = [value for *_, value, _ in _records(batch.encode(*PRODUCER)) + _records(rest.encode(*PRODUCER))]
     assert sent == [each.payload for each in messages]
 
 
 def test_the_first_message_is_taken_whatever_its_size() -> None:
     messages = [message("t", b"k", bytes(5000)) for _ in range(2)]
     batch, stop = pack(messages, 0, 2, timestamp=NOW, compression="none", size=OVERHEAD)
-    assert (batch.record_count(), stop) == (1, 1)
+    assert (batch.count, stop) == (1, 1)

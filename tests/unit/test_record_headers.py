@@ -12,7 +12,7 @@ from tests.contract.carrying import message
 def sent(each: OwedMessage) -> list[tuple[str, bytes]]:
     """The headers of the message's record, as a consumer has them."""
     packed, _ = pack([each], 0, 1, timestamp=0, compression="none", size=1)
-    batch = MemoryRecords(bytes(packed._build())).next_batch()
+    batch = MemoryRecords(bytes(packed.encode(1, 0, 0))).next_batch()
     assert batch is not None
     (record,) = batch
     headers: list[tuple[str, bytes]] = list(record.headers)
