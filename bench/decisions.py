@@ -10,7 +10,7 @@ import asyncpg
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from bench import checks, light, receipts
+from bench import checks, light, publishing, receipts
 from bench.options import Options
 from bench.results import Measure, Table
 from bench.services import Services
@@ -72,6 +72,7 @@ async def run(services: Services, options: Options) -> list[Table]:
         *await receipts.run(services, options),
         *await checks.run(services, options),
         *await light.run(services, options),
+        *await publishing.run(services, options),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a round of light traffic costs without its publishing: how it is found, fetched and committed (0014, 0015)."""
+"""What a round of light traffic costs without its publishing: found, fetched, settled, committed (0014, 0015, 0017)."""
 
 import time
 from collections import defaultdict
@@ -11,12 +11,14 @@ from bench import processes
 from bench.options import Options
 from bench.results import Measure, Table
 from bench.services import Services
-from relay import store
+from relay import statements, store
 from relay.floor import Lane
 from relay.outcomes import Delivered, OwedMessage
 
 _ROUNDS = 300
+_UNTIMED = 10  # statements are prepared then
 _MESSAGES = 8
+_BATCHES = 3
 _LIMIT, _SIZE = 500, 1 << 20
 _ADD = "SELECT outbox_add('bench', $1::bytea, $2::bytea)"
 
@@ -38,7 +40,38 @@ async def run(services: Services, options: Options) -> list[Table]:
             for column, seconds in (await _rounds(services, one_round)).items():
                 found[way][column].append(seconds / _ROUNDS * 1e6)
     rows = {way: {column: Measure(tuple(values)) for column, values in found[way].items()} for way in ways}
-    return [Table("decisions: light rounds", f"A round of {_MESSAGES} messages, without its publishing", rows)]
+    return [
+        Table("decisions: light rounds", f"A round of {_MESSAGES} messages, without its publishing", rows),
+        await _settles(services, options),
+    ]
+
+
+async def _settles(services: Services, options: Options) -> Table:
+    """The settle alone, in turns of both ways to name what is deleted."""
+    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    few, settings = statements.FEW, services.settings()
+    slot = await store.connect(settings)
+    async with services.database() as connection:
+        for _ in range(options.rounds * 3):
+            for way, statements.FEW in (("by where they were seen", few), ("by lane and id", 0)):
+                await connection.execute("TRUNCATE outbox_messages, outbox_receipt_batches")
+                took = 0.0
+                for turn in range(_ROUNDS + _UNTIMED):
+                    for number in range(_MESSAGES):
+                        await connection.execute(_ADD, b"key %d" % number, b"x" * 300)
+                    await slot.execute("BEGIN")
+                    lanes = await store.claim_owed(slot)
+                    owed = (await store.fetch(slot, lanes, messages=_LIMIT, size=_SIZE, counted=False)).messages
+                    batches = [Delivered(owed[number::_BATCHES], number, 0) for number in range(_BATCHES)]
+                    started = time.monotonic()
+                    await store.settle(slot, store.Settlement(delivered=batches), settings)
+                    took += time.monotonic() - started if turn >= _UNTIMED else 0
+                    await slot.execute("COMMIT")
+                found[way]["µs"].append(took / _ROUNDS * 1e6)
+    statements.FEW = few
+    await slot.close(timeout=10)
+    rows = {way: {column: Measure(tuple(each)) for column, each in found[way].items()} for way in found}
+    return Table("decisions: settles", f"{_MESSAGES} messages in {_BATCHES} batches deleted, with their receipts", rows)
 
 
 async def _rounds(services: Services, one_round: Round) -> dict[str, float]:

@@ -6,7 +6,7 @@ only. For OFFSET 0 in an EXISTS see there.
 
 from relay.work import PROBES, SHUT
 
-_COLUMNS = "lane, id, message_id, topic, key, headers, payload, type, created_at"
+_COLUMNS = "lane, id, message_id, topic, key, headers, payload, type, created_at, ctid AS row"
 
 # One list of a lane, in id order, cut at $3 messages and at $4 bytes of payload, but never empty. To count the bytes
 # costs a fifth of the fetch.
@@ -26,7 +26,7 @@ _LANE = "outbox_messages WHERE lane = c.lane AND id > c.floor"
 _FACTS = """
     SELECT NULL AS lane, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS id, {fact} AS message_id,
         NULL AS topic, NULL AS key, NULL AS headers, NULL AS payload, NULL AS type, NULL::timestamptz AS created_at,
-        NULL::bigint AS held, NULL::bigint AS behind
+        NULL::bigint AS held, NULL::bigint AS behind, NULL::tid AS row
 """
 _MESSAGE = "m.lane, m.id, m.message_id::text, m.topic, m.key, m.headers, m.payload, m.type, m.created_at"
 
@@ -44,8 +44,8 @@ _PLAIN = (
     + _FACTS.replace("{fact}", "CASE WHEN NOT (SELECT sure FROM plain) THEN 'not plain' END")
     + "UNION ALL SELECT "
     + _MESSAGE
-    + ", NULL, NULL FROM unnest($1::smallint[], $2::bigint[]) AS c (lane, floor) CROSS JOIN LATERAL ({list}) AS m"
-    + " WHERE (SELECT sure FROM plain)"
+    + ", NULL, NULL, m.row FROM unnest($1::smallint[], $2::bigint[]) AS c (lane, floor)"
+    + " CROSS JOIN LATERAL ({list}) AS m WHERE (SELECT sure FROM plain)"
 )
 
 # The fetches of nearly always: no message is held or parked, no dead letter undecided or returning, and no topic closed
@@ -99,7 +99,7 @@ FETCH = (
     + """
         )
         UNION ALL
-        SELECT m.lane, m.id, m.message_id, m.topic, m.key, m.headers, m.payload, m.type, m.created_at, NULL,
+        SELECT m.lane, m.id, m.message_id, m.topic, m.key, m.headers, m.payload, m.type, m.created_at, m.ctid, NULL,
             coalesce(m.behind, 0)
         FROM claimed AS c JOIN probes USING (lane) JOIN outbox_parked AS m USING (lane, id)
     )
@@ -135,7 +135,7 @@ FETCH = (
             ) END,
             CASE WHEN m.behind IS NULL AND m.topic = ANY ((SELECT topics FROM shut)::text[]) THEN 0 END
         ),
-        m.behind
+        m.behind, m.row
     FROM candidates AS m
     """
 )

@@ -17,7 +17,7 @@ class OwedMessage(NamedTuple):
     either would cost more.
     `held` says why it may not be published now: 0 because its topic is closed, else the id of the dead letter of its
     (topic, key) that it waits behind. `behind` is where it lies: None in the lane, 0 parked behind a closed topic,
-    else parked behind that dead letter.
+    else parked behind that dead letter. `row` is where PostgreSQL keeps it (`ctid`: page, number).
     """
 
     lane: int
@@ -31,6 +31,7 @@ class OwedMessage(NamedTuple):
     created_at: int
     held: int | None = None
     behind: int | None = None
+    row: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

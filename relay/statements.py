@@ -5,6 +5,10 @@ All parts that are joined together here are constants, of this module and of `re
 only. For OFFSET 0 in an EXISTS see there.
 """
 
+from enum import Enum
+from functools import cache
+from itertools import count
+
 from relay.work import OWES
 
 # A lane as it is locked. The lock reads the newest version of the row, whatever the snapshot; whether there still is
@@ -36,44 +40,61 @@ _NAMED = """
 # that met no row comes out without a message.
 _MEETS = "FROM gone FULL JOIN named USING (lane, id) WHERE coalesce(message_id IS NOT NULL, false)"
 
-# Deletes what was confirmed. Its lists come as text, because asyncpg takes several times as long for lists of integers.
-# An id alone must not name a row of another lane; when all are of one lane, as they are under pressure, saying so once
-# is enough, and cheaper.
-_NAMES = "named AS MATERIALIZED (SELECT * FROM unnest({lanes}::text::smallint[], {ids}) AS n (lane, id))"
-_GONE_OF_LANE = "DELETE FROM outbox_messages WHERE lane = {lane}::text::smallint AND id = ANY ({ids})"
-_GONE = "DELETE FROM outbox_messages WHERE " + _NAMED
-DELIVERED = "WITH " + _NAMES.format(ids="$1::text::bigint[]", lanes="$2") + _GONE
-DELIVERED_OF_LANE = _GONE_OF_LANE.format(ids="$1::text::bigint[]", lane="$2")
+TOGETHER = 16
+"""Batches whose receipts one statement keeps."""
+_OF_A_BATCH = (
+    *("text", "integer", "bigint", "text::outbox_message_id_range"),
+    *("text::uuid[]", "text::bigint[]", "text::bigint[]", "text::bigint[]"),
+)
 
-# The same of messages that lie parked.
-PARKED = {
-    statement: statement.replace("outbox_messages", "outbox_parked") for statement in (DELIVERED, DELIVERED_OF_LANE)
-}
 
-# Keeps the receipts of all confirmed batches, a row each: of what is given of the messages, from `first` to `last`. A
-# receipt says what the broker confirmed, so it does not ask whether the row is still there. One moment for all: read
-# once.
-_GIVEN = """
-    WITH given AS MATERIALIZED (
-        SELECT $1::text::bigint[] AS ids, $2::text::uuid[] AS message_ids, $3::text::bigint[] AS created_at_us,
-            $4::text::bigint[] AS fingerprints
+@cache
+def receipts(batches: int) -> str:
+    """Keeps the receipts of so many batches, each a row: topic, partition, offset, span of the messages' ids; and, as
+    text, because asyncpg takes several times as long for lists, these ids, the rows', the moments and the fingerprints.
+
+    A receipt says what the broker confirmed, so it does not ask whether the row is still there.
+    """
+    numbers, rows = count(1), []
+    for _ in range(batches):
+        given = [f"${next(numbers)}::{name}" for name in _OF_A_BATCH]
+        rows.append(f"({', '.join((*given, 'statement_timestamp()'))})")
+    return (
+        'INSERT INTO outbox_receipt_batches (topic, partition, "offset", span, message_ids, ids, created_at_us, '
+        f"fingerprints, delivered_at) VALUES {', '.join(rows)}"
     )
-"""
-_KEEP = """
-    INSERT INTO outbox_receipt_batches
-        (topic, partition, "offset", delivered_at, span, message_ids, ids, created_at_us, fingerprints)
-    SELECT topic, partition, "offset", (SELECT clock_timestamp()), span::outbox_message_id_range,
-        message_ids[first:last], ids[first:last], created_at_us[first:last], fingerprints[first:last]
-    FROM given CROSS JOIN unnest($5::text[], $6::integer[], $7::bigint[], $8::text[], $9::integer[], $10::integer[])
-        AS b (topic, partition, "offset", span, first, last)
-"""
-RECEIPTS = _GIVEN + _KEEP
 
-# The two in one, when all that was confirmed lies in lanes.
-_KEPT = _GIVEN + ", kept AS (" + _KEEP + ")"
-_IDS = "(SELECT ids FROM given)::bigint[]"
-RECEIPTED = _KEPT + "," + _NAMES.format(ids=_IDS, lanes="$11") + _GONE
-RECEIPTED_OF_LANE = _KEPT + _GONE_OF_LANE.format(ids=_IDS, lane="$11")
+
+FEW = 100
+"""Messages that are looked for in a list one by one; more of them would take too long."""
+
+
+class Named(Enum):
+    """How the messages to delete are named, by two parameters that are text."""
+
+    ROWS = "ctid = ANY ({0}::tid[]) AND id << 5 | lane = ANY ({1}::bigint[])"
+    """Few, by where the fetch saw them. Somebody may have put another row there, so lane and id must be right too, both
+    in one number."""
+    IDS_OF_LANE = "lane = {0}::smallint AND id = ANY ({1}::bigint[])"
+    """Of one lane, as under pressure: an id alone must not name a row of another."""
+    LANES_AND_IDS = "named"
+
+
+@cache
+def delivered(named: Named, *, batches: int = 0, table: str = "outbox_messages") -> str:
+    """Deletes what was confirmed from the lanes, or from the parked, and keeps receipts of so many batches, whose
+    parameters come first.
+    """
+    first, second = (f"${batches * len(_OF_A_BATCH) + number}::text" for number in (1, 2))
+    parts = [f"kept AS ({receipts(batches)})"] if batches else []
+    where = named.value.format(first, second)
+    if named is Named.LANES_AND_IDS:
+        parts.append(
+            f"named AS MATERIALIZED (SELECT * FROM unnest({first}::smallint[], {second}::bigint[]) AS n (lane, id))"
+        )
+        where = _NAMED
+    return f"{'WITH ' if parts else ''}{', '.join(parts)} DELETE FROM {table} WHERE {where}"
+
 
 # Moves refused messages to the dead letters. One that was retried and refused again is undecided again; under the
 # policy `continue` nothing waits behind it, so what still lies parked may return.

@@ -248,52 +248,67 @@ async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered
         return
     # In columns at once: asking each message for its fields costs more than all the rest.
     messages = chain.from_iterable(batch.messages for batch in batches)
-    lanes, ids, message_ids, _, keys, _, payloads, _, created_at, _, behind = zip(*messages, strict=True)
-    kept: tuple[object, ...] = ()
+    lanes, ids, message_ids, _, keys, _, payloads, _, created_at, _, behind, rows = zip(*messages, strict=True)
+    kept: list[tuple[object, ...]] = []
     if receipts:
-        prints = fingerprints(keys, payloads)
-        kept = (f"{{{','.join(message_ids)}}}", _literal(created_at), _literal(prints), *_places(batches, message_ids))
-    if behind.count(None) == len(behind):
-        await _delete(connection, lanes, ids, kept)
+        kept = _receipts(batches, message_ids, ids, created_at, fingerprints(keys, payloads))
+    in_lanes = behind.count(None) == len(behind)
+    while len(kept) > (statements.TOGETHER if in_lanes else 0):  # the others are kept by the statement that deletes
+        some, kept = kept[: statements.TOGETHER], kept[statements.TOGETHER :]
+        await connection.execute(statements.receipts(len(some)), *chain.from_iterable(some))
+    if in_lanes:
+        await _delete(connection, lanes, ids, rows, kept)
         return
-    if kept:
-        await connection.execute(statements.RECEIPTS, _literal(ids), *kept)
     for parked in (False, True):
-        places = zip(lanes, ids, behind, strict=True)
-        place = [(lane, number) for lane, number, dead_letter in places if (dead_letter is not None) is parked]
-        if place:
-            await _delete(connection, *zip(*place, strict=True), parked=parked)
+        places = zip(lanes, ids, rows, behind, strict=True)
+        there = [place for *place, dead_letter in places if (dead_letter is not None) is parked]
+        if there:
+            await _delete(connection, *zip(*there, strict=True), parked=parked)
 
 
 async def _delete(
     connection: asyncpg.Connection,
     lanes: Sequence[int],
     ids: Sequence[int],
-    kept: tuple[object, ...] = (),
+    rows: Sequence[tuple[int, int]],
+    kept: Sequence[tuple[object, ...]] = (),
     *,
     parked: bool = False,
 ) -> None:
     """Delete these messages from their lanes or from the parked; with the receipts `kept`, if there are any."""
-    if lanes.count(lanes[0]) == len(lanes):
-        statement, where = statements.RECEIPTED_OF_LANE if kept else statements.DELIVERED_OF_LANE, str(lanes[0])
+    table = "outbox_parked" if parked else "outbox_messages"
+    if len(ids) <= statements.FEW and not parked:
+        named = statements.Named.ROWS
+        places = ",".join([f'"({page},{number})"' for page, number in rows])
+        names = f"{{{places}}}", _literal([number << 5 | lane for lane, number in zip(lanes, ids, strict=True)])
+    elif lanes.count(lanes[0]) == len(lanes):
+        named, names = statements.Named.IDS_OF_LANE, (str(lanes[0]), _literal(ids))
     else:
-        statement, where = statements.RECEIPTED if kept else statements.DELIVERED, _literal(lanes)
-    if parked:
-        statement = statements.PARKED[statement]
-    status = await connection.execute(statement, _literal(ids), *kept, where)
+        named, names = statements.Named.LANES_AND_IDS, (_literal(lanes), _literal(ids))
+    statement = statements.delivered(named, batches=len(kept), table=table)
+    status = await connection.execute(statement, *chain.from_iterable(kept), *names)
     deleted = int(status.rpartition(" ")[2])
     if deleted != len(ids):  # somebody else removed rows of a claimed lane: never ours to do silently
-        table = "outbox_parked" if parked else "outbox_messages"
         logger.error("settle.rows_missing", table=table, expected=len(ids), deleted=deleted)
 
 
-def _places(batches: Sequence[Delivered], message_ids: Sequence[str]) -> tuple[Sequence[object], ...]:
-    """Where the broker keeps each batch, and which of the messages (from 1 on) it has."""
-    rows = []
-    last = 0
+def _receipts(
+    batches: Sequence[Delivered],
+    message_ids: Sequence[str],
+    ids: Sequence[int],
+    created_at: Sequence[int],
+    prints: Sequence[int],
+) -> list[tuple[object, ...]]:
+    """What is kept of each batch, for `statements.receipts`."""
+    kept, last = list[tuple[object, ...]](), 0
     for batch in batches:
-        first, last = last + 1, last + len(batch.messages)
-        among = message_ids[first - 1 : last]
+        those = slice(last, last := last + len(batch.messages))
+        among = message_ids[those]
         span = f"[{min(among)},{max(among)}]"  # printed alike, UUIDs sort as PostgreSQL sorts them
-        rows.append((batch.messages[0].topic, batch.partition, batch.offset, span, first, last))
-    return tuple(zip(*rows, strict=True))
+        kept.append(
+            (
+                *(batch.messages[0].topic, batch.partition, batch.offset, span, f"{{{','.join(among)}}}"),
+                *(_literal(ids[those]), _literal(created_at[those]), _literal(prints[those])),
+            )
+        )
+    return kept

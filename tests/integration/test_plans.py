@@ -8,6 +8,7 @@ from app.outbox import whereabouts
 from relay import fetching, statements, store, work
 from relay.floor import Lane
 from relay.outcomes import OwedMessage
+from relay.statements import Named
 from tests.engine import connect, slot_session
 from tests.explain import Explained, array, explain, explain_prepared
 from tests.ledger import Ledger
@@ -53,10 +54,20 @@ _DEAD_LETTERS = """
 """
 
 # The receipt of a batch of one message, as parameters.
-_RECEIPT = (
-    *(f"'{{{_ID}}}'", "'{0}'", "'{0}'"),
-    *("'{t}'", "'{0}'", "'{0}'", f"ARRAY['[{_ID},{_ID}]']", "'{1}'", "'{1}'"),
-)
+_RECEIPT = ("'t'", "0", "0", f"'[{_ID},{_ID}]'", f"'{{{_ID}}}'", "'{0}'", "'{0}'", "'{0}'")
+
+
+def _names(named: Named, owed: list[OwedMessage]) -> tuple[str, str]:
+    """Messages to delete, as parameters."""
+    lanes, ids = array([each.lane for each in owed]), array([each.id for each in owed])
+    match named:
+        case Named.ROWS:
+            rows = ",".join(f'"({page},{number})"' for page, number in (each.row for each in owed))
+            return f"'{{{rows}}}'", array([each.id << 5 | each.lane for each in owed])
+        case Named.IDS_OF_LANE:
+            return f"'{owed[0].lane if owed else 1}'", ids
+        case Named.LANES_AND_IDS:
+            return lanes, ids
 
 
 def _fetch(lanes: list[Lane], messages: int = 64) -> tuple[str, ...]:
@@ -91,13 +102,17 @@ async def test_after_200_000_deliveries_without_vacuum(database_url: str) -> Non
                 fetch = await explain(slot, fetching.FETCH, *_fetch(lanes))
                 fetched = (await store.fetch(slot, lanes, messages=64, size=1_000_000)).messages
                 assert len(fetched) == len(messages)
-                lanes_of, ids = array([each.lane for each in fetched]), array([each.id for each in fetched])
-                settle = await explain(slot, statements.RECEIPTED, ids, *_RECEIPT, lanes_of)
+                settles = [
+                    await explain(slot, statements.delivered(named, batches=1), *_RECEIPT, *_names(named, fetched))
+                    for named in Named
+                ]
                 park = await explain(slot, statements.PARK, *(array([]),) * 3)
-    for explained in (look, claim, owed, fetch, plain, uncounted, settle, park):
+    by_row, *by_index = settles
+    for explained in (look, claim, owed, fetch, plain, uncounted, *settles, park):
         assert not explained.read_whole & _LARGE
-    for explained in (look, owed, fetch, plain, uncounted, settle):
+    for explained in (look, owed, fetch, plain, uncounted, *by_index):
         assert "pk_outbox_messages" in explained.indexes
+    assert not by_row.indexes & {"pk_outbox_messages"}
     # 1,000 dead rows a lane at most lie above the floors; all 200,000 lie on more than 4,000 pages.
     assert look.buffers < 1500
     assert claim.buffers < 200
@@ -105,7 +120,8 @@ async def test_after_200_000_deliveries_without_vacuum(database_url: str) -> Non
     assert fetch.buffers < 4000
     assert plain.buffers < 4000
     assert uncounted.buffers < 4000
-    assert settle.buffers < 25 * len(messages)
+    for explained in settles:
+        assert explained.buffers < 25 * len(messages)
 
 
 @pytest.mark.parametrize("state", _TOPICS)
@@ -139,30 +155,25 @@ async def test_with_100_000_parked_messages(database_url: str, state: str) -> No
 
 async def test_plans_made_while_nothing_was_owed_are_good_for_a_backlog(database_url: str) -> None:
     def parameters(name: str, owed: list[OwedMessage]) -> list[str]:
-        lanes, ids = array([each.lane for each in owed]), array([each.id for each in owed])
-        if name.endswith("of_lane"):
-            lanes = f"'{owed[0].lane if owed else 1}'"
-        match name.partition("_")[0]:
-            case "receipted":
-                return [ids, *(_RECEIPT if owed else [array([])] * len(_RECEIPT)), lanes]
-            case "delivered":
-                return [ids, lanes]
-            case _:
-                return [lanes, ids, array(["1" if name == "bury" else "null"] * len(owed))]
+        if isinstance(of := deleting.get(name), Named):
+            return [*_RECEIPT, *_names(of, owed)]
+        return [*_names(Named.LANES_AND_IDS, owed), array(["1" if name == "bury" else "null"] * len(owed))]
 
-    names = ("receipted", "receipted_of_lane", "delivered", "delivered_of_lane", "park", "bury", "returned")
+    deleting = {named.name.lower(): named for named in Named}
+    texts = {name: statements.delivered(named, batches=1) for name, named in deleting.items()}
+    texts |= {name: getattr(statements, name.upper()) for name in ("park", "bury", "returned")}
     async with connect(database_url) as connection, slot_session(database_url) as slot:
         await connection.execute(_NO_VACUUM)
         await connection.execute("VACUUM (ANALYZE) outbox_messages, outbox_parked, outbox_dead_letters")
-        for name in names:
-            await slot.execute(f"PREPARE {name} AS {getattr(statements, name.upper())}")
+        for name, statement in texts.items():
+            await slot.execute(f"PREPARE {name} AS {statement}")
             await explain_prepared(slot, name, *parameters(name, []))
         messages = await Ledger(connection).fill("t", messages=20_000, keys=1000)
         async with slot.transaction():
             lanes = await store.claim(slot, range(32), limit=32)
             fetched = (await store.fetch(slot, lanes, messages=32, size=1_000_000)).messages
             assert len(messages) > 16 * len(fetched), "reading everything for each name would not be noticed"
-            for name in names:
+            for name in texts:
                 explained = await _undone(slot, name, *parameters(name, fetched))
                 assert explained.rows < 5 * len(fetched), f"{name} touched {explained.rows} rows"
 
