@@ -14,6 +14,7 @@ from app.outbox import whereabouts
 from app.outbox.fingerprint import fingerprint
 from relay import store
 from relay.outcomes import Delivered, OwedMessage
+from relay.statements import FEW
 from tests.engine import Broker, assess, connect, empty, engine, settings, slot_session
 from tests.ledger import Ledger
 from tests.waiting import until
@@ -155,6 +156,36 @@ async def test_a_confirmed_batch_is_a_row_and_each_message_has_its_own_line(
     for row in receipts:
         assert (row["partition"], row["offset"]) == places[row["id"]]
         assert (row["topic"], row["fingerprint"], row["delivered_at"]) == ("t", prints[row["id"]], moment)
+
+
+@pytest.mark.parametrize("messages", [FEW, FEW + 1])
+async def test_many_batches_and_few_or_many_messages(
+    database_url: str, slot: asyncpg.Connection, messages: int
+) -> None:
+    async with connect(database_url) as connection:
+        await Ledger(connection).fill("t", messages=messages, keys=20)
+        await _fetch_and_settle(slot, lambda owed: [Delivered(owed[n::50], n, 7) for n in range(50)])
+        assert await connection.fetchval("SELECT count(*) FROM outbox_messages") == 0
+        found = await connection.fetch('SELECT partition, "offset" FROM outbox_receipts ORDER BY partition, "offset"')
+    numbers = range(messages)
+    assert [tuple(row) for row in found] == sorted((number % 50, 7 + number // 50) for number in numbers)
+
+
+async def test_a_message_that_lies_where_another_was_seen_stays(database_url: str, slot: asyncpg.Connection) -> None:
+    """Nobody else removes rows of a claimed lane; but if somebody does, a new row may get the place of one."""
+    async with connect(database_url) as connection:
+        ledger = Ledger(connection)
+        await ledger.fill("t", messages=3, keys=1)
+
+        def confirm(owed: list[OwedMessage]) -> list[Delivered]:
+            gone, other, confirmed = owed
+            return [Delivered([gone._replace(row=other.row), confirmed], 0, 0)]
+
+        with capture_logs() as logs:
+            await _fetch_and_settle(slot, confirm)
+        left = await connection.fetch("SELECT id FROM outbox_messages ORDER BY id")
+    assert [number for (number,) in left] == [ledger.messages[0].id, ledger.messages[1].id]
+    assert [(each["event"], each["expected"], each["deleted"]) for each in logs] == [("settle.rows_missing", 2, 1)]
 
 
 @pytest.mark.parametrize("receipts", [True, False])
