@@ -15,8 +15,8 @@ from tests.services.kafka import Kafka
 
 # The textbook's relay: each takes the oldest rows that nobody else has.
 _TAKE = """
-    SELECT lane, id, message_id::text, topic, key, headers, payload, type, created_at FROM outbox_messages
-    ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+    SELECT lane, id, message_id::text, topic, key, headers, payload, type, created_at, NULL, NULL, ctid
+    FROM outbox_messages ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 
 
