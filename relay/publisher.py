@@ -135,7 +135,7 @@ class _Attempt:
     """One `publish`: partitions side by side, each in order, a batch after the answer to the one before it.
 
     A step waits for a broker's answer or for metadata, and makes its parts ready for the next one. A step that is the
-    only one is awaited as it is: a task for it is a good part of what a small round costs.
+    only one, as mostly, is awaited without a task.
     """
 
     def __init__(self, producer: producers.Producer, compression: str, singly: Collection[str], turn: int) -> None:
