@@ -5,6 +5,9 @@ from datetime import timedelta
 
 from app.settings import KafkaSettings
 
+RETRY_PAUSE = timedelta(milliseconds=500)
+"""Before the same is asked again; with less, a broker that fails over is asked for nothing."""
+
 
 def connection_options(settings: KafkaSettings) -> dict[str, object]:
     """How to reach and trust the brokers, in aiokafka's words; the same for producers, consumers and admin clients."""
@@ -12,7 +15,7 @@ def connection_options(settings: KafkaSettings) -> dict[str, object]:
         "bootstrap_servers": settings.kafka_bootstrap_servers,
         "security_protocol": settings.kafka_security_protocol,
         "request_timeout_ms": round(settings.kafka_request_timeout / timedelta(milliseconds=1)),
-        "retry_backoff_ms": 500,
+        "retry_backoff_ms": round(RETRY_PAUSE / timedelta(milliseconds=1)),
     }
     if "SSL" in settings.kafka_security_protocol:
         context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)

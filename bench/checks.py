@@ -1,13 +1,12 @@
 """What the checks of a message cost its writer: a constraint each, as before, or one (docs/decisions/0013)."""
 
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from app import migrate
 from bench.options import Options
-from bench.results import Measure, Table
+from bench.results import Found, Table
 from bench.services import Services
 
 _ROWS = 2_000
@@ -34,7 +33,7 @@ _ADD = """
 async def run(services: Services, options: Options) -> list[Table]:
     url = services.database_url
     ways: dict[str, AbstractAsyncContextManager[None]] = {}
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found = Found()
     for _ in range(options.rounds):
         ways = {"a constraint each": _before(url), "one for all": nullcontext(), "none": _unchecked(services)}
         for way, arranged in ways.items():
@@ -45,7 +44,7 @@ async def run(services: Services, options: Options) -> list[Table]:
                     await connection.execute(_filled(statement, count))
                     found[way][column].append((time.monotonic() - started) / count * 1e6)
                 await connection.execute("TRUNCATE outbox_messages")
-    rows = {way: {column: Measure(tuple(values)) for column, values in found[way].items()} for way in ways}
+    rows = found.rows()
     return [Table("decisions: checks", "Writing a message of 300 bytes on the server: how it is checked", rows)]
 
 

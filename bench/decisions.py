@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from bench import checks, light, publishing, receipts
 from bench.options import Options
-from bench.results import Measure, Table
+from bench.results import Found, Measure, Table
 from bench.services import Services
 
 _MESSAGES = 20_000
@@ -108,7 +108,7 @@ Round: TypeAlias = Callable[[asyncpg.Connection, int, int], Awaitable[int]]
 
 async def _settling(services: Services, options: Options, name: str, title: str, ways: dict[str, Round]) -> Table:
     """Empty a table in rounds of 1 (light traffic) and of 500 (a backlog), each way in turn."""
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found = Found()
     async with services.database() as connection:
         for _ in range(options.rounds):
             for way, one_round in ways.items():
@@ -127,19 +127,19 @@ async def _settling(services: Services, options: Options, name: str, title: str,
                     columns[f"PostgreSQL µs, {limit}"].append((services.postgres_cpu() - cpu) / settled * 1e6)
                     columns[f"WAL bytes, {limit}"].append(float(await connection.fetchval(_WAL) - wal) / settled)
         await connection.execute("DROP TABLE bench_lanes, bench_messages")
-    rows = {way: {column: Measure(tuple(values)) for column, values in found[way].items()} for way in ways}
+    rows = found.rows()
     return Table(f"decisions: {name}", title, rows)
 
 
 async def _key_locks(services: Services, options: Options) -> Table:
     """Eight writers, a transaction a message: with the key's lock (`outbox_add`), and as a plain INSERT."""
     ways = {"with the key's lock": _ADD, "without": _INSERT}
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found = Found()
     for _ in range(options.rounds):
         for way, statement in ways.items():
             for keys, column in ((10_000, "µs a message, own keys"), (1, "µs a message, one hot key")):
                 found[way][column].append(await _write(services, statement, keys))
-    rows = {way: {column: Measure(tuple(values)) for column, values in found[way].items()} for way in ways}
+    rows = found.rows()
     return Table("decisions: key lock", "Writing a message, eight writers at once: time a message of one writer", rows)
 
 

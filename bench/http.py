@@ -2,13 +2,11 @@
 database, and against the textbook's. One worker, one process, requests one after the other on each connection.
 """
 
-from collections import defaultdict
-
 from bench import processes
 from bench.http_server import CONTENDERS
 from bench.options import Options
 from bench.processes import child
-from bench.results import Goal, Measure, Table, ratios
+from bench.results import Found, Goal, Table, ratios
 from bench.services import Services
 from tests.services.ports import free_port
 
@@ -19,7 +17,7 @@ _NOTHING, _WITHOUT, _WITH, _ORM = CONTENDERS
 
 
 async def run(services: Services, options: Options) -> list[Table]:
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found = Found()
     port = free_port()
     environment = services.environment(rate_limit_writes=0, rate_limit_reads=0, api_pool_size=16)
     async with child("bench.http_server", environment, str(port)) as server:
@@ -46,5 +44,5 @@ async def run(services: Services, options: Options) -> list[Table]:
         Goal("with the message ÷ textbook ORM", ratios(rates[_WITH], rates[_ORM]), floor=1.5),
         Goal("with the message ÷ nothing", ratios(rates[_WITH], rates[_NOTHING]), floor=0.45),
     )
-    rows = {name: {column: Measure(tuple(values)) for column, values in found[name].items()} for name in CONTENDERS}
+    rows = found.rows()
     return [Table("http", "POST /applications, 32 connections, one worker", rows, goals)]

@@ -1,7 +1,6 @@
 """What a round of light traffic costs without its publishing: found, fetched, settled, committed (0014, 0015, 0017)."""
 
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
@@ -9,9 +8,9 @@ import asyncpg
 
 from bench import processes
 from bench.options import Options
-from bench.results import Measure, Table
+from bench.results import Found, Table
 from bench.services import Services
-from relay import statements, store
+from relay import settlement, statements, store
 from relay.floor import Lane
 from relay.outcomes import Delivered, OwedMessage
 
@@ -34,12 +33,12 @@ async def run(services: Services, options: Options) -> list[Table]:
         "claim of what is owed, plain fetch, chained": _chained,
         "the same, and the disk is waited for": _durably,
     }
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found = Found()
     for _ in range(options.rounds):
         for way, one_round in ways.items():
             for column, seconds in (await _rounds(services, one_round)).items():
                 found[way][column].append(seconds / _ROUNDS * 1e6)
-    rows = {way: {column: Measure(tuple(values)) for column, values in found[way].items()} for way in ways}
+    rows = found.rows()
     return [
         Table("decisions: light rounds", f"A round of {_MESSAGES} messages, without its publishing", rows),
         await _settles(services, options),
@@ -48,29 +47,29 @@ async def run(services: Services, options: Options) -> list[Table]:
 
 async def _settles(services: Services, options: Options) -> Table:
     """The settle alone, in turns of both ways to name what is deleted."""
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found = Found()
     few, settings = statements.FEW, services.settings()
     slot = await store.connect(settings)
     async with services.database() as connection:
         for _ in range(options.rounds * 3):
-            for way, statements.FEW in (("by where they were seen", few), ("by lane and id", 0)):
+            for way, limit in (("by where they were seen", few), ("by lane and id", 0)):
+                statements.FEW = limit
                 await connection.execute("TRUNCATE outbox_messages, outbox_receipt_batches")
                 took = 0.0
                 for turn in range(_ROUNDS + _UNTIMED):
-                    for number in range(_MESSAGES):
-                        await connection.execute(_ADD, b"key %d" % number, b"x" * 300)
+                    await _fill(connection)
                     await slot.execute("BEGIN")
                     lanes = await store.claim_owed(slot)
                     owed = (await store.fetch(slot, lanes, messages=_LIMIT, size=_SIZE, counted=False)).messages
                     batches = [Delivered(owed[number::_BATCHES], number, 0) for number in range(_BATCHES)]
                     started = time.monotonic()
-                    await store.settle(slot, store.Settlement(delivered=batches), settings)
+                    await settlement.settle(slot, settlement.Settlement(delivered=batches), settings)
                     took += time.monotonic() - started if turn >= _UNTIMED else 0
                     await slot.execute("COMMIT")
                 found[way]["µs"].append(took / _ROUNDS * 1e6)
     statements.FEW = few
     await slot.close(timeout=10)
-    rows = {way: {column: Measure(tuple(each)) for column, each in found[way].items()} for way in found}
+    rows = found.rows()
     return Table("decisions: settles", f"{_MESSAGES} messages in {_BATCHES} batches deleted, with their receipts", rows)
 
 
@@ -82,15 +81,14 @@ async def _rounds(services: Services, one_round: Round) -> dict[str, float]:
     async def settle(messages: Messages) -> None:
         if len(messages) != _MESSAGES:
             raise RuntimeError(f"{len(messages)} messages came, not {_MESSAGES}")
-        await store.settle(slot, store.Settlement(delivered=[Delivered(list(messages), 0, 0)]), settings)
+        await settlement.settle(slot, settlement.Settlement(delivered=[Delivered(list(messages), 0, 0)]), settings)
 
     took = client = 0.0
     async with services.database() as connection:
         await connection.execute("TRUNCATE outbox_messages, outbox_receipt_batches")
         before = 0.0
         for turn in range(_ROUNDS + 1):
-            for number in range(_MESSAGES):
-                await connection.execute(_ADD, b"key %d" % number, b"x" * 300)
+            await _fill(connection)
             started, worked = time.monotonic(), time.process_time()
             await one_round(slot, settle)
             if turn > 0:
@@ -100,6 +98,12 @@ async def _rounds(services: Services, one_round: Round) -> dict[str, float]:
         server = processes.cpu_seconds([slot.get_server_pid()]) - before
     await slot.close(timeout=10)
     return {"µs": took, "client µs": client, "PostgreSQL µs": server}
+
+
+async def _fill(connection: asyncpg.Connection) -> None:
+    """The messages of a round."""
+    for number in range(_MESSAGES):
+        await connection.execute(_ADD, b"key %d" % number, b"x" * 300)
 
 
 async def _everything(slot: asyncpg.Connection, settle: Settle) -> None:

@@ -14,7 +14,7 @@ from app.settings import Settings
 from bench.baselines import producer
 from bench.messages import TYPE, samples
 from bench.options import Options
-from bench.results import Measure, Table
+from bench.results import Found, Table
 from bench.services import PARTITIONS, Services
 from relay.outcomes import OwedMessage
 from relay.partitioner import partition_of
@@ -34,7 +34,7 @@ async def run(services: Services, options: Options) -> list[Table]:
     topic = await services.kafka.create_topic(partitions=PARTITIONS)
     messages = _messages(topic)
     ways = {"aiokafka's producer": _by_aiokafka, "requests made by the relay": _by_the_relay}
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found = Found()
     for turn in range(_WARM_UP + options.rounds * 3):
         for name, way in ways.items():
             async with way(settings) as publish:
@@ -46,7 +46,7 @@ async def run(services: Services, options: Options) -> list[Table]:
                     found[name]["µs"].append((time.monotonic() - started) / _ROUNDS * 1e6)
                     found[name]["client µs"].append((time.process_time() - worked) / _ROUNDS * 1e6)
                     found[name]["Kafka µs"].append((services.kafka_cpu() - broker) / _ROUNDS * 1e6)
-    rows = {name: {column: Measure(tuple(each)) for column, each in found[name].items()} for name in ways}
+    rows = found.rows()
     title = f"A publish of {_MESSAGES} messages in {_USED} partitions"
     return [Table("decisions: publishing", title, rows)]
 

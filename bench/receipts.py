@@ -1,7 +1,6 @@
 """What receipts cost: a row for each message, as before, or one for each confirmed batch (docs/decisions/0011)."""
 
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeAlias
@@ -12,9 +11,9 @@ from app import migrate
 from app.outbox.fingerprint import fingerprint
 from app.settings import Settings
 from bench.options import Options
-from bench.results import Measure, Table
+from bench.results import Found, Measure, Table
 from bench.services import Services
-from relay import store
+from relay import settlement, store
 from relay.floor import Lane
 from relay.outcomes import Delivered, OwedMessage
 
@@ -95,14 +94,14 @@ async def _settling(services: Services, options: Options) -> Table:
     """The settle alone, and its commit: 2,000 messages of one lane in batches of 300 (a backlog), and one message."""
 
     async def settle(using: Settings, connection: asyncpg.Connection, batches: Sequence[Delivered]) -> None:
-        await store.settle(connection, store.Settlement(delivered=list(batches)), using)
+        await settlement.settle(connection, settlement.Settlement(delivered=list(batches)), using)
 
     ways: dict[str, Settle] = {
         "a row a message": _rows,
         "a row a batch": partial(settle, services.settings()),
         "none": partial(settle, services.settings(receipts=False)),
     }
-    found: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found = Found()
     connection = await store.connect(services.settings())
     for _ in range(options.rounds):
         for limit, messages in ((1, _MESSAGES // 40), (2000, _MESSAGES)):
@@ -127,7 +126,7 @@ async def _settling(services: Services, options: Options) -> Table:
                 columns[f"WAL bytes, {limit:,}"].append(wal / settled)
     await connection.execute("DROP TABLE bench_receipts; TRUNCATE outbox_messages, outbox_receipt_batches")
     await connection.close()
-    rows = {way: {column: Measure(tuple(values)) for column, values in found[way].items()} for way in ways}
+    rows = found.rows()
     return Table("decisions: receipts", "Settling what the broker confirmed, and how its places are kept", rows)
 
 

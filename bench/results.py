@@ -1,6 +1,7 @@
 """What a bench found: tables of medians, and goals that are met or missed; for people and as JSON."""
 
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -99,6 +100,20 @@ class Table:
             },
             "goals": [goal.to_json() for goal in self.goals],
             "notes": list(self.notes),
+        }
+
+
+class Found(defaultdict[str, defaultdict[str, list[float]]]):
+    """What was measured, by row and column of a table, a value a round."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: defaultdict(list))
+
+    def rows(self) -> dict[str, dict[str, Measure]]:
+        """The rows of the table, in the order in which they were measured first."""
+        return {
+            name: {column: Measure(tuple(values)) for column, values in columns.items()}
+            for name, columns in self.items()
         }
 
 

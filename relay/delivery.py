@@ -16,7 +16,8 @@ from relay.outcomes import (
     Unknown,
     answered,
 )
-from relay.store import Fetched, Settlement, TopicChange
+from relay.settlement import Settlement, TopicChange
+from relay.store import Fetched
 
 _by_id = attrgetter("id")
 

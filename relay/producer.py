@@ -37,7 +37,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from app import failpoints
-from app.broker import connection_options
+from app.broker import RETRY_PAUSE, connection_options
 from app.errors import BrokerUnavailable
 from app.settings import KafkaSettings
 from relay.records import RecordBatch
@@ -45,8 +45,6 @@ from relay.records import RecordBatch
 _START = timedelta(seconds=15)
 _PATIENCE = (0.05, 0.15, 0.3, 0.5)
 """Pauses, in seconds, between looks at metadata that are not there yet: a second in all."""
-_PAUSE = 0.5
-"""Seconds before the same is asked again: less, and a broker that fails over is asked for nothing."""
 _ALL_IN_SYNC = -1
 _NO_TRANSACTION = 2**31 - 1  # milliseconds that one may take
 _SEQUENCES = 2**31
@@ -97,10 +95,10 @@ class Producer:
         while True:
             with contextlib.suppress(*PASSING):
                 answer = await self.client.send(self.client.get_random_node(), request)
-                error = for_code(answer.error_code)
                 if not answer.error_code:
                     self._id, self._epoch = answer.producer_id, answer.producer_epoch
                     return
+                error = for_code(answer.error_code)
                 if not error.retriable:
                     raise error
             await self.recover()
@@ -148,7 +146,7 @@ class Producer:
 
     async def recover(self) -> None:
         """Pause after one of the errors that pass, and ask the brokers who leads what now."""
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(RETRY_PAUSE.total_seconds())
         await self.client.force_metadata_update()
 
     def encode(self, place: Place, batch: RecordBatch) -> bytearray:

@@ -7,7 +7,7 @@ classes of errors are ours, never the client library's `retriable` flag.
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -231,10 +231,10 @@ class _Attempt:
         """Send the next batch of each of these parts to the broker that leads their partitions."""
         self._asked.add(leader)
         batches = {part.place: self._encoded(part) for part in parts}
-        answers: dict[producers.Place, int | BaseException]
+        answers: Mapping[producers.Place, int | BaseException]
         try:
             await failpoints.reach("relay.before_send")
-            answers = {**await self._producer.send(leader, batches)}
+            answers = await self._producer.send(leader, batches)
         except _ERRORS as error:
             answers = dict.fromkeys(batches, error)
         finally:

@@ -17,6 +17,7 @@ from relay.breaker import Permit
 from relay.delivery import conclude, plan
 from relay.floor import Lane
 from relay.outcomes import Outcome, OwedMessage, Publisher
+from relay.settlement import Settlement, settle
 from relay.shared import Share, Shared
 from relay.traffic import PATIENCE
 
@@ -32,7 +33,7 @@ class _Done:
 
     lanes: Sequence[Lane]
     messages: int = 0
-    settlement: store.Settlement = field(default_factory=store.Settlement)
+    settlement: Settlement = field(default_factory=Settlement)
     goes_on: bool = False
 
     @property
@@ -208,7 +209,7 @@ class Slot:
         )
         done.settlement = ended.settlement
         shared.learn(ended, lanes, todo.send)
-        await store.settle(connection, ended.settlement, settings)
+        await settle(connection, ended.settlement, settings)
         await failpoints.reach("relay.before_commit")
 
     async def _publish(self, messages: Sequence[OwedMessage], lanes: Sequence[Lane]) -> Sequence[Outcome]:

@@ -1,5 +1,5 @@
 """The SQL of a slot: claim and settle; the fetch is in `relay.fetching`. Who calls it, and in which order, is in
-`relay.store`.
+`relay.store` and `relay.settlement`.
 
 All parts that are joined together here are constants, of this module and of `relay.work`; values travel as parameters
 only. For OFFSET 0 in an EXISTS see there.
@@ -77,7 +77,7 @@ class Named(Enum):
     in one number."""
     IDS_OF_LANE = "lane = {0}::smallint AND id = ANY ({1}::bigint[])"
     """Of one lane, as under pressure: an id alone must not name a row of another."""
-    LANES_AND_IDS = "named"
+    LANES_AND_IDS = _NAMED
 
 
 @cache
@@ -87,13 +87,12 @@ def delivered(named: Named, *, batches: int = 0, table: str = "outbox_messages")
     """
     first, second = (f"${batches * len(_OF_A_BATCH) + number}::text" for number in (1, 2))
     parts = [f"kept AS ({receipts(batches)})"] if batches else []
-    where = named.value.format(first, second)
     if named is Named.LANES_AND_IDS:
         parts.append(
             f"named AS MATERIALIZED (SELECT * FROM unnest({first}::smallint[], {second}::bigint[]) AS n (lane, id))"
         )
-        where = _NAMED
-    return f"{'WITH ' if parts else ''}{', '.join(parts)} DELETE FROM {table} WHERE {where}"
+    with_ = f"WITH {', '.join(parts)} " if parts else ""
+    return f"{with_}DELETE FROM {table} WHERE {named.value.format(first, second)}"
 
 
 # Moves refused messages to the dead letters. One that was retried and refused again is undecided again; under the

@@ -22,6 +22,11 @@ HURRIED = {
 """Deadlines for tests that wait for them; all of them fit together."""
 
 
+ONE_SLOT = {"relay_slots": 1}
+"""For a broker that falls silent: another slot might make its first producer then, find no broker, and open the breaker
+for nothing sent."""
+
+
 def hurried(database_url: str, bootstrap_servers: str, **overrides: object) -> Settings:
     return load(
         _env_file=None,

@@ -23,6 +23,7 @@ from relay.delivery import Plan
 from relay.floor import Lane
 from relay.outcomes import BatchRefused, Delivered, OwedMessage, Refused, TopicUnavailable, Unknown, Unsent
 from relay.outcomes import Outcome as RelayOutcome
+from relay.settlement import settle
 from relay.shared import Shared
 from relay.store import Fetched
 from tests.engine import settings
@@ -273,7 +274,7 @@ class Stage:
             await self._rest(slot, this.permit)
             return
         state = await mirror.read(self.watcher, self.world)
-        await store.settle(connection, ended.settlement, self.settings)
+        await settle(connection, ended.settlement, self.settings)
         await connection.execute("COMMIT")
         await self._rest(slot, this.permit)
         model = this.model._replace(outcomes=tuple(outcome for outcome, _ in this.outcomes))

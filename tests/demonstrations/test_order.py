@@ -7,6 +7,7 @@ from app.settings import Settings
 from relay import store
 from relay.outcomes import Delivered, OwedMessage
 from relay.publisher import KafkaPublisher
+from relay.settlement import Settlement, settle
 from tests.engine import connect
 from tests.judge import verify
 from tests.ledger import Ledger
@@ -53,7 +54,7 @@ class _RowWise:
         deadline = self._settings.publish_deadline
         outcomes = await self._publisher.publish(self._messages, singly=(), deadline=deadline)
         confirmed = [outcome for outcome in outcomes if isinstance(outcome, Delivered)]
-        await store.settle(self._connection, store.Settlement(delivered=confirmed), self._settings)
+        await settle(self._connection, Settlement(delivered=confirmed), self._settings)
         await self._connection.execute("COMMIT")
         await self._publisher.close()
         await self._connection.close(timeout=10)

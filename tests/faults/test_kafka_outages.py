@@ -11,7 +11,7 @@ from aiokafka.admin import NewTopic
 from relay.loop import Relay
 from tests.faults.watching import Watch, down, logged
 from tests.ledger import Added
-from tests.relaying import hurried, running
+from tests.relaying import ONE_SLOT, hurried, running
 from tests.services.brokers import OwnKafka
 from tests.services.fixtures import PrivateKafka
 
@@ -51,8 +51,7 @@ async def test_a_broker_frozen_beyond_the_deadline(
 ) -> None:
     kafka = await private_kafka()
     topic = await kafka.create_topic()
-    # One slot: another one might make its first producer now, find no broker, and so open the breaker for nothing sent.
-    async with relay_under_load(watch, kafka, database_url, topic, relay_slots=1) as relay:
+    async with relay_under_load(watch, kafka, database_url, topic, **ONE_SLOT) as relay:
         await watch.delivered(await some_more(watch, topic))
         await kafka.brokers.pause(1)
         await down(relay)
@@ -69,7 +68,7 @@ async def test_a_broker_frozen_for_less_than_the_deadline(
     """What is sent again meanwhile is stored once: the broker knows it by its sequence."""
     kafka = await private_kafka()
     topic = await kafka.create_topic()
-    settings = hurried(database_url, kafka.bootstrap_servers, relay_slots=1, publish_deadline=30, relay_idle_timeout=40)
+    settings = hurried(database_url, kafka.bootstrap_servers, publish_deadline=30, relay_idle_timeout=40, **ONE_SLOT)
     async with running(settings):
         await watch.delivered(await some_more(watch, topic))
         await kafka.brokers.pause(1)
@@ -103,7 +102,7 @@ async def test_a_relay_that_is_stopped_while_the_broker_is_frozen(
 ) -> None:
     kafka = await private_kafka()
     topic = await kafka.create_topic()
-    settings = hurried(database_url, kafka.bootstrap_servers, relay_slots=1)  # one slot: as above
+    settings = hurried(database_url, kafka.bootstrap_servers, **ONE_SLOT)
     async with running(settings):
         await watch.delivered(await some_more(watch, topic))
         await kafka.brokers.pause(1)

@@ -14,6 +14,7 @@ from app.outbox import whereabouts
 from app.outbox.fingerprint import fingerprint
 from relay import store
 from relay.outcomes import Delivered, OwedMessage
+from relay.settlement import Settlement, settle
 from relay.statements import FEW
 from tests.engine import Broker, assess, connect, empty, engine, settings, slot_session
 from tests.ledger import Ledger
@@ -121,7 +122,7 @@ async def _fetch_and_settle(
     async with slot.transaction():
         lanes = await store.claim(slot, range(32), limit=32)
         messages = (await store.fetch(slot, lanes, messages=2000, size=1_000_000)).messages
-        await store.settle(slot, store.Settlement(delivered=confirm(messages)), using)
+        await settle(slot, Settlement(delivered=confirm(messages)), using)
     return messages
 
 
@@ -208,9 +209,7 @@ async def test_parked_messages_and_others_are_settled_together(
                 "(lane, id, message_id, topic, key, headers, payload, type, created_at) SELECT * FROM moved",
                 parked,
             )
-            await store.settle(
-                slot, store.Settlement(delivered=confirm(owed)), settings("postgresql://", receipts=receipts)
-            )
+            await settle(slot, Settlement(delivered=confirm(owed)), settings("postgresql://", receipts=receipts))
         left = await connection.fetch("SELECT id FROM outbox_messages UNION ALL SELECT id FROM outbox_parked")
         assert [number for (number,) in left] == ids[9:]
         kept = await connection.fetch('SELECT id, message_id, partition, "offset" FROM outbox_receipts ORDER BY id')
@@ -268,7 +267,7 @@ async def test_a_receipt_says_what_was_confirmed_whoever_removed_the_row(
                 lanes = await store.claim(slot, range(32), limit=32)
                 owed = (await store.fetch(slot, lanes, messages=9, size=1_000_000)).messages
                 await connection.execute("DELETE FROM outbox_messages WHERE id = $1", owed[1].id)
-                await store.settle(slot, store.Settlement(delivered=[Delivered(owed, 0, 5)]), settings(database_url))
+                await settle(slot, Settlement(delivered=[Delivered(owed, 0, 5)]), settings(database_url))
         assert [(entry["event"], entry["expected"], entry["deleted"]) for entry in logs] == [
             ("settle.rows_missing", 3, 2)
         ]

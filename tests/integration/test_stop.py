@@ -8,12 +8,9 @@ from tests.engine import connect, empty
 from tests.judge import verify
 from tests.ledger import Ledger
 from tests.relay_process import RelayProcess, relay_process
-from tests.relaying import HURRIED
+from tests.relaying import HURRIED, ONE_SLOT
 from tests.services.kafka import Kafka, MockKafka
 from tests.waiting import until
-
-# Another slot might make its first producer when no broker answers, and open the breaker for nothing sent.
-_ONE_SLOT = {"relay_slots": 1}
 
 
 async def test_sigterm_in_the_middle_of_a_full_drain(database_url: str, kafka: Kafka) -> None:
@@ -40,7 +37,7 @@ async def test_sigterm_while_the_broker_does_not_answer(
     topic = await kafka.create_topic()
     async with connect(database_url) as connection:
         ledger = Ledger(connection)
-        async with relay_process(database_url, kafka.bootstrap_servers, **HURRIED | _ONE_SLOT) as relay:
+        async with relay_process(database_url, kafka.bootstrap_servers, **HURRIED | ONE_SLOT) as relay:
             await ledger.fill(topic, messages=1)
             await empty(database_url)
             kafka.mock.set_round_trip_time(1, timedelta(minutes=1))
@@ -57,7 +54,7 @@ async def test_a_second_signal_ends_at_once(database_url: str, mock_kafka: Calla
     topic = await kafka.create_topic()
     async with connect(database_url) as connection:
         ledger = Ledger(connection)
-        async with relay_process(database_url, kafka.bootstrap_servers, **_ONE_SLOT) as relay:
+        async with relay_process(database_url, kafka.bootstrap_servers, **ONE_SLOT) as relay:
             await ledger.fill(topic, messages=1)
             await empty(database_url)
             kafka.mock.set_round_trip_time(1, timedelta(minutes=1))

@@ -19,7 +19,7 @@ from tests.judge import verify
 from tests.ledger import Added, Ledger
 from tests.receipts import forget
 from tests.relay_process import RelayProcess, relay_process
-from tests.relaying import running
+from tests.relaying import ONE_SLOT, running
 from tests.services.kafka import Kafka, MockKafka
 from tests.services.postgres import LocalPostgres
 from tests.services.postgres_server import PostgresServer
@@ -27,8 +27,7 @@ from tests.waiting import until
 from tests.writers import write
 
 # As short as the settings allow: PostgreSQL must wait for a slot that waits for Kafka.
-# One slot: another one might make its first producer when no broker answers, and open the breaker for nothing sent.
-_PROCESS = {"publish_deadline": 1.5, "kafka_request_timeout": 1, "relay_idle_timeout": 9, "relay_slots": 1}
+_PROCESS = {"publish_deadline": 1.5, "kafka_request_timeout": 1, "relay_idle_timeout": 9}
 _LIMIT = timedelta(seconds=2)
 _MARGIN = timedelta(seconds=4)
 _SLOTS = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'outbox-relay'"
@@ -44,7 +43,7 @@ async def _publishing(
     """A relay that has sent ten messages to a broker that does not answer."""
     kafka = mock_kafka(1)
     topic = await kafka.create_topic()
-    async with relay_process(database_url, kafka.bootstrap_servers, **_PROCESS) as relay:
+    async with relay_process(database_url, kafka.bootstrap_servers, **_PROCESS | ONE_SLOT) as relay:
         await ledger.fill(topic, messages=1)
         await empty(database_url)  # it knows the topic now
         ledger.messages.clear()

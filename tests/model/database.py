@@ -137,7 +137,7 @@ def _held(world: World, state: State, number: int, behind: int) -> int:
 
 
 def settle(world: World, state: State, slot: Slot, ended: Ended) -> State:
-    """All that a settle writes, in the order of `relay.store.settle`; it becomes visible at once, with the commit."""
+    """All that a settle writes, in the order of `relay.settlement`; it becomes visible at once, with the commit."""
     gone = ended.delivered.union(ended.refused)
     state = state._replace(
         owed=state.owed - gone, parked=frozenset(parked for parked in state.parked if parked.id not in gone)

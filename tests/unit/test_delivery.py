@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from relay.delivery import Conclusion, Plan, conclude, plan
 from relay.floor import Lane
 from relay.outcomes import BatchRefused, Delivered, Outcome, OwedMessage, Refused, TopicUnavailable, Unknown, Unsent
-from relay.store import Fetched, Topic, TopicChange
+from relay.settlement import TopicChange
+from relay.store import Fetched, Topic
 from tests.contract.carrying import message
 
 NO_LIMIT = 1000
