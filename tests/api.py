@@ -20,6 +20,11 @@ from app.settings import Settings
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 """A database whose port nothing listens at."""
 
+_DEADLINES = ("api_database_deadline", "connect_timeout")
+PROMPT: dict[str, Any] = {name: Settings.model_fields[name].default for name in _DEADLINES}
+"""Deadlines as they are shipped, for tests in which the database fails and that is to be told soon."""
+_PATIENT: dict[str, Any] = dict.fromkeys(_DEADLINES, 30)
+
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
@@ -55,9 +60,11 @@ class Api:
 
 @asynccontextmanager
 async def api_on(database_url: str, *, readiness: Sequence[Readiness] = (), **overrides: object) -> AsyncIterator[Api]:
-    """The API on this database, with these settings, and without rate limits unless they are given."""
-    unlimited: dict[str, object] = {"rate_limit_writes": 0, "rate_limit_reads": 0}
-    settings = app_settings.load(_env_file=None, database_url=database_url, **(unlimited | overrides))
+    """The API on this database, with these settings; unless they are given, without rate limits, and patient: a busy
+    machine may make PostgreSQL slow.
+    """
+    given = {"rate_limit_writes": 0, "rate_limit_reads": 0} | _PATIENT | overrides
+    settings = app_settings.load(_env_file=None, database_url=database_url, **given)
     engine = create_engine(
         settings, role="api", pool_size=settings.api_pool_size, deadline=settings.api_database_deadline
     )

@@ -21,7 +21,7 @@ from app import lifecycle
 from app.audit import audit
 from app.cli.verify import intakes_of
 from app.settings import Settings
-from tests.api import Api, api_on
+from tests.api import PROMPT, Api, api_on
 from tests.consuming import Consuming, ce, consuming, kafka_settings, lag, producing, request_xml, user_xml
 from tests.engine import empty
 from tests.relaying import delivering, hurried, no_lost_errors
@@ -177,7 +177,7 @@ async def service_on(
     servers = given.pop("kafka_bootstrap_servers")
     settings = hurried(url, servers, **given)
     async with (
-        api_on(url, **given) as api,
+        api_on(url, **PROMPT | given) as api,
         consuming(url, kafka_bootstrap_servers=servers, **given) as consumers,
         consuming(database_url, kafka_bootstrap_servers=servers, **given) as users,
         delivering(settings),

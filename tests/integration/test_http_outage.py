@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, make_url
 
 from app.api.problems import MEDIA_TYPE
-from tests.api import NOWHERE, Api, api_on
+from tests.api import NOWHERE, PROMPT, Api, api_on
 from tests.services.fixtures import PrivatePostgres, Proxies
 from tests.services.proxy import TcpProxy
 
@@ -30,7 +30,7 @@ class _Behind:
 async def behind(database_url: str, tcp_proxy: Proxies) -> AsyncIterator[_Behind]:
     address = make_url(database_url)
     proxy = await tcp_proxy(address.host or "localhost", address.port or 5432)
-    async with api_on(proxy.through(database_url), api_pool_size=3) as api:
+    async with api_on(proxy.through(database_url), api_pool_size=3, **PROMPT) as api:
         yield _Behind(api, proxy)
 
 
@@ -70,7 +70,7 @@ async def test_nothing_listens() -> None:
 async def test_nobody_answers_at_all(tcp_proxy: Proxies) -> None:
     proxy = await tcp_proxy("127.0.0.1", 1)
     proxy.pause()
-    async with api_on(proxy.through(NOWHERE)) as api:
+    async with api_on(proxy.through(NOWHERE), **PROMPT) as api:
         await _refused(api, 3)
 
 
@@ -112,7 +112,7 @@ async def test_a_network_that_freezes_at_the_commit(behind: _Behind) -> None:
 async def test_a_server_that_is_stopped_killed_and_frozen(private_postgres: PrivatePostgres) -> None:
     server = await private_postgres()
     url = await server.create_database(migrated=True)
-    async with api_on(url, api_pool_size=3) as api:
+    async with api_on(url, api_pool_size=3, **PROMPT) as api:
         assert (await api.apply()).status_code == 201
         await server.stop()
         await _refused(api, 5)
