@@ -44,7 +44,7 @@ async def running(settings: Settings, publisher: Callable[[], Publisher] | None 
         async with delivering(settings, publisher) as relay:
             yield relay
         here = {asyncio.current_task()}  # a fixture's end is a task of its own
-        left = {task.get_name() for task in asyncio.all_tasks() - before - here if not task.done()}
+        left = {str(task) for task in asyncio.all_tasks() - before - here if not task.done()}
         assert not left, f"the relay left tasks behind: {left}"
 
 

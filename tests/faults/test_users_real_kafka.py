@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -32,6 +33,8 @@ from tests.services.kafka import RealKafka
 from tests.waiting import until
 
 pytestmark = pytest.mark.real_kafka
+
+_LONG = timedelta(minutes=3)
 
 
 @pytest.fixture
@@ -75,6 +78,10 @@ async def test_two_members_with_rebalances_every_two_seconds(kafka: RealKafka, u
             leave.set()
             await asyncio.gather(task, return_exceptions=True)
             disturbances += 1
+            await until(partial(went_on, await lag(kafka, users)), _LONG)  # rebalances may outlast what is between them
+
+    async def went_on(before: int) -> bool:
+        return stop.is_set() or await lag(kafka, users) < before or before == 0
 
     async def consumed() -> bool:
         return await lag(kafka, users) == 0
@@ -82,12 +89,14 @@ async def test_two_members_with_rebalances_every_two_seconds(kafka: RealKafka, u
     stop = asyncio.Event()
     tasks = [asyncio.create_task(consume(stop)), asyncio.create_task(disturb(stop))]
     total = 0
-    while disturbances < 7:
-        await _redelivered(kafka, users, range(total, total + 500))
-        total += 500
-        await until(consumed)
-    stop.set()
-    await asyncio.gather(*tasks)
+    try:
+        while disturbances < 7:
+            await _redelivered(kafka, users, range(total, total + 500))
+            total += 500
+            await until(consumed, _LONG)
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
     assert len(await users.users()) == total
     replies = await users.owed()
     assert len(replies) == total
