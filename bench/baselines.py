@@ -36,10 +36,6 @@ _TEXTBOOK_TABLE = """
     CREATE INDEX IF NOT EXISTS bench_textbook_pending ON bench_textbook (id) WHERE processed_at IS NULL;
     TRUNCATE bench_textbook;
 """
-TEXTBOOK_ADD = (
-    "INSERT INTO bench_textbook (message_id, topic, key, headers, payload, type) VALUES ($1, $2, $3, $4, $5, $6)"
-)
-"""A writer's statement, for one message."""
 _TEXTBOOK_TAKE = """
     SELECT id, message_id, topic, key, headers, payload, created_at FROM bench_textbook
     WHERE processed_at IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED

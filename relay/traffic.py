@@ -8,7 +8,7 @@ one slot is on duty; the others rest until there is pressure (a round was full) 
 import asyncio
 from datetime import timedelta
 
-PATIENCE = timedelta(milliseconds=20)
+PATIENCE = timedelta(milliseconds=100)
 """A round that takes longer gives its duty to another slot, so that other lanes do not wait for it."""
 
 
