@@ -33,10 +33,10 @@ async def write(services: Services, topic: str, statement: str, rate: int, secon
     """
     async with services.database() as connection:
         await connection.execute(_TABLE)
-        await connection.execute("TRUNCATE bench_payloads")
-        payloads = [(number, each.payload) for number, each in enumerate(samples(_PAYLOADS, topic="any"))]
-        await connection.copy_records_to_table("bench_payloads", records=payloads)
-        await connection.execute("ANALYZE bench_payloads")
+        if not await connection.fetchval("SELECT EXISTS (TABLE bench_payloads)"):  # they stay for the next turn
+            payloads = [(number, each.payload) for number, each in enumerate(samples(_PAYLOADS, topic="any"))]
+            await connection.copy_records_to_table("bench_payloads", records=payloads)
+            await connection.execute("ANALYZE bench_payloads")
     with tempfile.TemporaryDirectory(prefix="outbox-pgbench-") as folder:
         script = Path(folder) / "script"
         script.write_text(_SCRIPT.format(write=statement), encoding="utf-8")
