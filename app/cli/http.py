@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from app.errors import ConfigurationError, Unavailable
@@ -26,8 +27,10 @@ class Answer:
             return None
 
 
-def ask(url: str, *, post: object = None, timeout: timedelta) -> Answer:
-    """GET `url`, or POST something to it as JSON. Blocks.
+def ask(
+    url: str, *, post: object = None, headers: Mapping[str, str] = MappingProxyType({}), timeout: timedelta
+) -> Answer:
+    """GET `url`, or POST something to it as JSON, with these headers. Blocks.
 
     Raises ConfigurationError for an address that is none, and Unavailable when nobody answers in time.
     """
@@ -43,12 +46,14 @@ def ask(url: str, *, post: object = None, timeout: timedelta) -> Answer:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         if post is None:
-            connection.request("GET", target)
+            connection.request("GET", target, headers=headers)
         else:
-            connection.request("POST", target, json.dumps(post).encode(), {"Content-Type": "application/json"})
+            connection.request(
+                "POST", target, json.dumps(post).encode(), {"Content-Type": "application/json", **headers}
+            )
         response = connection.getresponse()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, response.read())
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, received, response.read())
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"nobody answers at {url} ({type(error).__name__})") from error
     finally:

@@ -2,9 +2,11 @@
 
 import asyncio
 import shlex
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import typer
 
@@ -13,13 +15,14 @@ from app.cli import printing, running
 if TYPE_CHECKING:
     import socket
 
+    from app.cli.http import Answer
     from app.kafka.reader import Record
     from app.settings import Settings
 
 app = typer.Typer()
 
 _PATIENCE = timedelta(seconds=20)
-_CREATED = 201
+_CREATED, _UNAVAILABLE = 201, 503
 _FIRST = {"user_name": "Анна Petrova", "description": "Please connect the flat to the internet."}
 
 
@@ -97,10 +100,9 @@ def _example() -> str:
 
 async def _first_message(settings: "Settings", url: str) -> None:
     """Send one application through HTTP and show its event as it arrived. Says so if that does not work."""
-    from app.cli.http import ask
     from app.kafka.reader import read
 
-    answer = await asyncio.to_thread(ask, f"{url}/applications", post=_FIRST, timeout=_PATIENCE)
+    answer = await _insist(f"{url}/applications")
     print(f"\nPOST /applications {printing.as_json(_FIRST)}\n{answer.status} {printing.as_text(answer.body)}")
     if answer.status != _CREATED:
         printing.note("warning: the first application was not taken")
@@ -119,6 +121,18 @@ async def _first_message(settings: "Settings", url: str) -> None:
     print(f"\nIn Kafka{' (nothing yet: see the logs)' if not arrived else ''}")
     for record in arrived:
         _show(record)
+
+
+async def _insist(url: str) -> "Answer":
+    """The answer to the first application. A busy machine may need a moment to be ready for it (503)."""
+    from app.cli.http import ask
+
+    key, until = {"Idempotency-Key": f'"{uuid4()}"'}, time.monotonic() + _PATIENCE.total_seconds()
+    while True:
+        answer = await asyncio.to_thread(ask, url, post=_FIRST, headers=key, timeout=_PATIENCE)
+        if answer.status != _UNAVAILABLE or time.monotonic() > until:
+            return answer
+        await asyncio.sleep(float(answer.headers["retry-after"]))
 
 
 def _show(record: "Record") -> None:
