@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _PATIENCE = timedelta(seconds=20)
-_CREATED, _UNAVAILABLE = 201, 503
+_CREATED = 201
 _FIRST = {"user_name": "Анна Petrova", "description": "Please connect the flat to the internet."}
 
 
@@ -124,15 +124,16 @@ async def _first_message(settings: "Settings", url: str) -> None:
 
 
 async def _insist(url: str) -> "Answer":
-    """The answer to the first application. A busy machine may need a moment to be ready for it (503)."""
+    """The answer to the first application. A busy machine may need a moment first, and says how long."""
     from app.cli.http import ask
 
     key, until = {"Idempotency-Key": f'"{uuid4()}"'}, time.monotonic() + _PATIENCE.total_seconds()
     while True:
         answer = await asyncio.to_thread(ask, url, post=_FIRST, headers=key, timeout=_PATIENCE)
-        if answer.status != _UNAVAILABLE or time.monotonic() > until:
+        pause = answer.headers.get("retry-after")
+        if pause is None or time.monotonic() > until:
             return answer
-        await asyncio.sleep(float(answer.headers["retry-after"]))
+        await asyncio.sleep(float(pause))
 
 
 def _show(record: "Record") -> None:

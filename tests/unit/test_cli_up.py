@@ -7,12 +7,12 @@ import pytest
 from app.cli import http, up
 from app.cli.http import Answer
 
-_BUSY = Answer(503, {"retry-after": "0"}, b"")
+_BUSY, _STILL_AT_IT = (Answer(status, {"retry-after": "0"}, b"") for status in (503, 409))
 _CREATED = Answer(201, {}, b"")
 
 
 async def test_a_busy_machine_is_asked_again_and_knows_the_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers, keys = [_BUSY, _BUSY, _CREATED], list[str]()
+    answers, keys = [_BUSY, _STILL_AT_IT, _CREATED], list[str]()
 
     def ask(_url: str, *, headers: Mapping[str, str], **_: object) -> Answer:
         keys.append(headers["Idempotency-Key"])
