@@ -22,7 +22,7 @@ from relay.store import Fetched
 _by_id = attrgetter("id")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """What to do with a fetch: `send` in this order, `held` into (or back among) the parked.
 
@@ -36,12 +36,17 @@ class Plan:
     _lanes: dict[int, list[OwedMessage]] = field(repr=False)
     _full: frozenset[int] = field(repr=False)
 
+    def last(self, lane: int) -> int | None:
+        """The largest id that was fetched from one lane, if any was."""
+        fetched = self._lanes.get(lane)
+        return fetched[-1].id if fetched else None
+
     def learned(self, lane: int, xmin: int, settled: Container[int] | None) -> Round:
         """What the fetch and the answers say about one lane, for the rule of the floor. `settled` None: all of it."""
         fetched = self._lanes.get(lane, [])
         return Round(
             xmin=xmin,
-            last=fetched[-1].id if fetched else None,
+            last=self.last(lane),
             owed=None if settled is None else next((m.id for m in fetched if m.id not in settled), None),
             full=lane in self._full,
         )
@@ -87,7 +92,7 @@ def _is_probe(message: OwedMessage, fetched: Fetched) -> bool:
     return message.behind is not None and state is not None and state.closed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Conclusion:
     """How a round ended: what to record, and what this process should know.
 
@@ -97,9 +102,9 @@ class Conclusion:
 
     settlement: Settlement
     answered: bool
-    repeats: int
-    one_by_one: frozenset[tuple[int, str]]
-    silent: str | None
+    repeats: int = 0
+    one_by_one: frozenset[tuple[int, str]] = frozenset()
+    silent: str | None = None
 
 
 def conclude(
@@ -117,31 +122,31 @@ def conclude(
     `others_answered`: the broker answered another slot while this one waited, so silence is a topic's matter.
     `due` decides whether a lane's row is worth writing when it moves by so many ids.
     """
-    broker_answered = others_answered or answered(outcomes)
-    unknown = [outcome for outcome in outcomes if isinstance(outcome, Unknown)]
-    silence = [outcome.reason for outcome in unknown if not outcome.answered]
-    closed = _closed(fetched, outcomes, silence_closes=broker_answered, refusals_to_close=refusals_to_close)
     settlement = Settlement(
         delivered=[outcome for outcome in outcomes if isinstance(outcome, Delivered)],
-        refused=[each for each in outcomes if isinstance(each, Refused) and each.message.topic not in closed],
         parked=[message for message in plan.held if message.behind is None],
         reparked=[message for message in plan.held if message.behind is not None],
         returning=fetched.returning,
     )
-    settlement.topics = _topic_changes(fetched, settlement, closed)
-    settlement.lanes = _lanes(plan, lanes, fetched, settlement, due)
-    return Conclusion(
-        settlement=settlement,
-        answered=bool(outcomes) and broker_answered,
-        repeats=sum(len(outcome.messages) for outcome in unknown),
-        one_by_one=frozenset(
+    ended = Conclusion(settlement, answered=bool(outcomes) and (others_answered or answered(outcomes)))
+    closed: dict[str, str] = {}
+    if len(settlement.delivered) < len(outcomes):
+        unknown = [outcome for outcome in outcomes if isinstance(outcome, Unknown)]
+        silence = [outcome.reason for outcome in unknown if not outcome.answered]
+        ended.repeats = sum(len(outcome.messages) for outcome in unknown)
+        ended.silent = None if ended.answered or not silence else silence[0]
+        ended.one_by_one = frozenset(
             (message.lane, message.topic)
             for outcome in outcomes
             if isinstance(outcome, BatchRefused)
             for message in outcome.messages
-        ),
-        silent=None if broker_answered or not silence else silence[0],
-    )
+        )
+        closed = _closed(fetched, outcomes, silence_closes=ended.answered, refusals_to_close=refusals_to_close)
+        settlement.refused = [e for e in outcomes if isinstance(e, Refused) and e.message.topic not in closed]
+    if closed or settlement.refused or fetched.topics:
+        settlement.topics = _topic_changes(fetched, settlement, closed)
+    settlement.lanes = _lanes(plan, lanes, fetched, settlement, due)
+    return ended
 
 
 def _closed(
@@ -188,9 +193,8 @@ def _lanes(
     behind_topic = {message.lane for message in settlement.parked if message.held == 0}
     came_back = {message.lane for message in fetched.messages if message.behind == 0}
     changed = came_back | {lane.lane for lane in lanes if lane.lane in behind_topic and not lane.has_parked}
-    learned = [(lane, plan.learned(lane.lane, fetched.xmin, settled)) for lane in lanes]
-    if not changed and not any(due(lane.lane, most(lane, done)) for lane, done in learned):
+    if not changed and not any([due(lane.lane, most(lane, plan.last(lane.lane))) for lane in lanes]):
         return []
-    rows = [(lane, advance(lane, done)) for lane, done in learned]
+    rows = [(lane, advance(lane, plan.learned(lane.lane, fetched.xmin, settled))) for lane in lanes]
     one_is_due = any(moved(lane, after) > 0 and due(lane.lane, moved(lane, after)) for lane, after in rows)
     return [after for lane, after in rows if lane.lane in changed or (one_is_due and moved(lane, after) > 0)]

@@ -4,11 +4,10 @@ Ids are drawn before they are committed, so a message may appear below others th
 may pass an id only when every transaction that could still commit a smaller one has ended.
 """
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """A lane's row as the claim locked it. `xid` is the claim's own transaction id."""
 
     lane: int
@@ -20,8 +19,7 @@ class Lane:
     xid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
+class Round(NamedTuple):
     """What one claim learned of a lane.
 
     `xmin`: oldest running transaction in the fetch's own snapshot. `last`: largest id that was fetched from the lane.
@@ -52,7 +50,7 @@ def advance(lane: Lane, done: Round) -> Lane:
     if mark is None and lane.seen > floor:
         mark, mark_xid = lane.seen, lane.xid
     seen = max(lane.seen, done.last or 0)
-    return replace(lane, floor=floor, seen=seen, mark=mark, mark_xid=mark_xid)
+    return lane._replace(floor=floor, seen=seen, mark=mark, mark_xid=mark_xid)
 
 
 def _clear(done: Round, floor: int, *, otherwise: int) -> int:
@@ -73,6 +71,8 @@ def moved(before: Lane, after: Lane) -> int:
     )
 
 
-def most(lane: Lane, done: Round) -> int:
-    """By how many ids `advance` may move the row at most; cheaper to know than by how many it does."""
-    return max(lane.seen, done.last or 0) - lane.floor
+def most(lane: Lane, last: int | None) -> int:
+    """By how many ids `advance` may move the row at most, if `last` is the largest id that was fetched; cheaper to know
+    than by how many it does.
+    """
+    return max(lane.seen, last or 0) - lane.floor

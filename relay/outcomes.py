@@ -34,8 +34,7 @@ class OwedMessage(NamedTuple):
     row: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """The broker confirmed these; the first has offset `offset`, the next one more, and so on."""
 
     messages: Sequence[OwedMessage]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 from app import log, metrics
 from app.outbox.models import LANES
@@ -22,8 +23,7 @@ _STRIDE = 11
 """From look to look the first lane moves by this; relays start anywhere, and 11 visits all 32 lanes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """How much one claim may take: `limit` of these lanes, the first ones first, and so much of each.
 
     `probe`: it is there to probe a topic.
@@ -171,7 +171,8 @@ class Shared:
         elif ended.answered:
             self.breaker.answered()
         metrics.broker_available.set(self.breaker.closed)
-        metrics.repeats_possible.inc(ended.repeats)
+        if ended.repeats:
+            metrics.repeats_possible.inc(ended.repeats)
         if self.one_by_one:
             claimed = {lane.lane for lane in lanes}
             settled = {message.id for batch in ended.settlement.delivered for message in batch.messages}

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +26,7 @@ logger = log.get(__name__)
 
 _RECONNECT_FIRST, _RECONNECT_LONGEST = timedelta(seconds=0.1), timedelta(seconds=1)
 _CLOSE = timedelta(seconds=2)
+_ROUNDS_SETTLED = metrics.claims.labels("settled")
 
 
 @dataclass(slots=True)
@@ -196,7 +198,7 @@ class Slot:
         todo = plan(fetched, messages=share.messages, size=share.size, probes=share.limit == 1)
         shared.planned(share, lanes, todo)
         started = time.monotonic()
-        outcomes = await self._publish(todo.send, lanes)
+        outcomes = await self._publish(todo.send, lanes) if todo.send else []
         await failpoints.reach("relay.after_ack_before_settle")
         ended = conclude(
             todo,
@@ -214,28 +216,28 @@ class Slot:
 
     async def _publish(self, messages: Sequence[OwedMessage], lanes: Sequence[Lane]) -> Sequence[Outcome]:
         """Send what may go. Other slots take over the looking when the broker is slow."""
-        if not messages:
-            return []
-        shared = self._shared
+        shared, started = self._shared, time.monotonic()
         patience = asyncio.get_running_loop().call_later(PATIENCE.total_seconds(), shared.traffic.hand_over, self)
         try:
-            with metrics.publish_seconds.time():
-                return await self._publisher.publish(
-                    messages, singly=shared.singly(lanes), deadline=self._settings.publish_deadline
-                )
+            return await self._publisher.publish(
+                messages, singly=shared.singly(lanes), deadline=self._settings.publish_deadline
+            )
         finally:
             patience.cancel()
+            metrics.publish_seconds.observe(time.monotonic() - started)
 
     def _settled(self, done: _Done) -> None:
         """After the commit: count it."""
         settlement = done.settlement
         self._shared.written(settlement.lanes)
-        metrics.claims.labels("settled").inc()
-        now = time.time()
+        _ROUNDS_SETTLED.inc()
+        now, confirmed = time.time(), defaultdict[str, int](int)
         for batch in settlement.delivered:
             oldest = batch.messages[0]
-            metrics.delivered.labels(oldest.topic).inc(len(batch.messages))
+            confirmed[oldest.topic] += len(batch.messages)
             metrics.end_to_end_seconds.observe(now - oldest.created_at / 1_000_000)
+        for topic, number in confirmed.items():
+            metrics.delivered.labels(topic).inc(number)
         for letter in settlement.refused:
             metrics.refused.labels(letter.message.topic, letter.reason).inc()
             logger.error(

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import asyncpg
 
@@ -41,8 +42,8 @@ _FROM_1970_TO_2000 = 946_684_800_000_000
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_214_400_000_000  # the first and the last day of RFC 3339
 
 
-_owed = partial(tuple.__new__, OwedMessage)
-"""A message of its row; half as dear as `_make`, which counts the columns."""
+_owed, _lane = partial(tuple.__new__, OwedMessage), partial(tuple.__new__, Lane)
+"""A message, and a lane, of its row; half as dear as `_make`, which counts the columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,7 @@ class Topic:
     refused_in_a_row: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     """One fetch.
 
     `topics` has those that are closed or refused their last messages, `returning` the dead letters (lane, id, since
@@ -112,14 +112,14 @@ async def look(connection: asyncpg.Connection) -> Look:
 
 async def claim(connection: asyncpg.Connection, lanes: Sequence[int], *, limit: int) -> list[Lane]:
     """Lock up to `limit` of these lanes, in this order, that nobody holds; until the transaction ends."""
-    return [Lane(*row) for row in await connection.fetch(statements.CLAIM, lanes, limit)]
+    return list(map(_lane, await connection.fetch(statements.CLAIM, lanes, limit)))
 
 
 async def claim_owed(connection: asyncpg.Connection) -> list[Lane]:
     """Lock all lanes that owe something and that nobody holds; until the transaction ends. Those with other work are
     left to a look.
     """
-    return [Lane(*row) for row in await connection.fetch(statements.CLAIM_OWED)]
+    return list(map(_lane, await connection.fetch(statements.CLAIM_OWED)))
 
 
 async def fetch(

@@ -4,7 +4,6 @@
 `relay.breaker.Breaker` who may claim. What they answered is remembered, because most rounds have been seen before.
 """
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -149,8 +148,8 @@ class Product:
     def _advance(self, before: Lane, done: Round) -> Lane:
         """`relay.floor.advance` with one of its rules switched off."""
         if self._config.off is Rule.MARK_OF_EARLIER_ROUNDS:
-            return advance(replace(before, seen=max(before.seen, done.last or 0)), done)
-        return advance(before, replace(done, owed=None, full=False))
+            return advance(before._replace(seen=max(before.seen, done.last or 0)), done)
+        return advance(before, done._replace(owed=None, full=False))
 
 
 def _owed(messages: tuple[Message, ...], got: Got) -> OwedMessage:

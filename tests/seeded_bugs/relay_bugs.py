@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -42,7 +41,7 @@ def delete_before_the_answer(monkeypatch: pytest.MonkeyPatch, _bench: Bench) -> 
 
 def go_by_the_last_id(monkeypatch: pytest.MonkeyPatch, _bench: Bench) -> None:
     def cursor(lane: Lane, done: Round) -> Lane:
-        return replace(lane, floor=max(lane.floor, done.last or 0), seen=max(lane.seen, done.last or 0))
+        return lane._replace(floor=max(lane.floor, done.last or 0), seen=max(lane.seen, done.last or 0))
 
     monkeypatch.setattr(delivery, "advance", cursor)
 
@@ -56,7 +55,7 @@ def take_the_end_of_the_snapshot(monkeypatch: pytest.MonkeyPatch, _bench: Bench)
 
 def take_the_xid_of_the_same_claim(monkeypatch: pytest.MonkeyPatch, _bench: Bench) -> None:
     def seen_at_once(lane: Lane, done: Round) -> Lane:
-        return advance(replace(lane, seen=max(lane.seen, done.last or 0)), done)
+        return advance(lane._replace(seen=max(lane.seen, done.last or 0)), done)
 
     monkeypatch.setattr(delivery, "advance", seen_at_once)
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -231,7 +230,7 @@ def test_a_lanes_row_is_written_when_due_or_when_its_parked_changed() -> None:
 
 
 def test_when_one_lane_is_due_all_that_moved_are_written() -> None:
-    lanes = [replace(LANE, lane=number) for number in (1, 2, 3)]
+    lanes = [LANE._replace(lane=number) for number in (1, 2, 3)]
     sent = [owed(number, lane=number) for number in (1, 2)]
     got = fetched(sent)
     todo = plan(got, messages=NO_LIMIT, size=1_000_000, probes=True)
