@@ -193,7 +193,7 @@ def _lanes(
     behind_topic = {message.lane for message in settlement.parked if message.held == 0}
     came_back = {message.lane for message in fetched.messages if message.behind == 0}
     changed = came_back | {lane.lane for lane in lanes if lane.lane in behind_topic and not lane.has_parked}
-    if not changed and not any([due(lane.lane, most(lane, plan.last(lane.lane))) for lane in lanes]):
+    if not changed and not any(due(lane.lane, most(lane, plan.last(lane.lane))) for lane in lanes):
         return []
     rows = [(lane, advance(lane, plan.learned(lane.lane, fetched.xmin, settled))) for lane in lanes]
     one_is_due = any(moved(lane, after) > 0 and due(lane.lane, moved(lane, after)) for lane, after in rows)

@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine, Iterator
-from dataclasses import replace
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
@@ -298,7 +297,7 @@ def test_any_history_keeps_the_promise(machine: type[Protocol]) -> None:
 
 def test_a_floor_that_follows_what_was_seen_is_found(machine: type[Protocol], monkeypatch: pytest.MonkeyPatch) -> None:
     def advance(lane: Lane, done: Round) -> Lane:
-        return replace(lane, floor=max(lane.floor, done.last or 0), seen=max(lane.seen, done.last or 0))
+        return lane._replace(floor=max(lane.floor, done.last or 0), seen=max(lane.seen, done.last or 0))
 
     monkeypatch.setattr(delivery, "advance", advance)
     _breaks(machine)
