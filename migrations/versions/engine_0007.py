@@ -13,11 +13,16 @@ down_revision = "engine_0006"
 branch_labels = None
 depends_on = None
 
+_MAX_BYTES = """
+CREATE FUNCTION outbox_message_max_bytes() RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT {bytes}'
+"""
+
 # The names of constraints are those of before: callers know them. Of headers in one part, what costs nothing to see
 # (as in engine_0006). The row stays out of the error, whose constraint and hint say enough.
-_CHECK = """
-CREATE FUNCTION outbox_message_max_bytes() RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT {bytes}';
-CREATE FUNCTION outbox_check_message(lane smallint, topic text, key bytea, headers bytea[], payload bytea, type text)
+CHECK = """
+CREATE OR REPLACE FUNCTION outbox_check_message(
+    lane smallint, topic text, key bytea, headers bytea[], payload bytea, type text
+)
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
     refused_by text := CASE
@@ -166,14 +171,16 @@ _LISTED_IF_GIVEN = f"""
         {_LISTED}
     END IF;
 """
+ADD = _ADD.replace("-- the headers", _LISTED_IF_GIVEN)
 
 
 def upgrade() -> None:
     bytes_ = op.get_bind().exec_driver_sql(_BYTES).scalar_one()
-    run_script(_CHECK.replace("{bytes}", str(bytes_)))
+    op.execute(_MAX_BYTES.replace("{bytes}", str(bytes_)))
+    run_script(CHECK)
     run_script(_LIMIT)
     op.execute(_ONE)
-    run_script(_ADD.replace("-- the headers", _LISTED_IF_GIVEN))
+    run_script(ADD)
 
 
 def downgrade() -> None:

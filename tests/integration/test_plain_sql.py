@@ -1,5 +1,6 @@
 """The engine in somebody else's database: a foreign table, a foreign alembic, plain psql."""
 
+import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -82,6 +83,26 @@ async def test_the_rest_can_come_later_and_going_leaves_theirs_alone(
     await migrate.downgrade(url)
     tables = await postgres.psql("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1", url)
     assert tables.split() == ["alembic_version", "orders", "outbox_alembic_version"]
+
+
+async def test_the_engine_in_a_schema_of_its_own_is_called_with_any_search_path(
+    postgres: PostgresServer, empty_database_url: str
+) -> None:
+    url = empty_database_url
+    name = url.rpartition("/")[2]
+    await postgres.psql(
+        f"""CREATE SCHEMA "Their outbox"; ALTER DATABASE {name} SET search_path = "Their outbox" """, url
+    )
+    await migrate.upgrade(url, engine_only=True)
+    async with connect(url) as connection:
+        await connection.execute("SET search_path = ''")
+        add = """SELECT "Their outbox".outbox_add($1, '1'::text, '{}')"""
+        added = await connection.fetchval(add, "orders")
+        assert await connection.fetchval('SELECT message_id FROM "Their outbox".outbox_messages') == added
+        insert = """INSERT INTO "Their outbox".outbox_messages (topic, type) VALUES ($1, 'order')"""
+        for statement in add, insert:
+            with pytest.raises(asyncpg.CheckViolationError, match="ck_outbox_messages_topic"):
+                await connection.execute(statement, "no topic")
 
 
 @pytest.mark.parametrize("headers", ["[]", '"text"', "1"])
