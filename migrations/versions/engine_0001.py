@@ -31,7 +31,7 @@ _QUEUE = """
 """
 
 # Ids of messages: RFC 9562 version 7. PostgreSQL has uuidv7() only from 18 on.
-_UUID7 = """
+UUID7 = """
 CREATE FUNCTION outbox_uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
     SELECT encode(
         set_byte(
@@ -235,12 +235,13 @@ BEGIN
     RETURNING message_id INTO result;
     RETURN result;
 END
-$$;
-
+$$
+"""
+ADD_TEXT = """
 CREATE FUNCTION outbox_add(topic text, key text, payload text, headers jsonb DEFAULT '{}', type text DEFAULT NULL)
 RETURNS uuid LANGUAGE sql VOLATILE SET search_path FROM CURRENT AS $$
     SELECT outbox_add(topic, convert_to(key, 'UTF8'), convert_to(payload, 'UTF8'), headers, type)
-$$;
+$$
 """
 
 # The limit is a setting, so its constraint is put in place by `outbox migrate`, and only when it changed. Messages
@@ -265,7 +266,8 @@ $$
 
 
 def upgrade() -> None:
-    for script in (_UUID7, _BUCKET, _OUTBOX, _LANES, _TOPICS, _PARKED, _DEAD_LETTERS, _RECEIPTS, _ADD, _LIMIT):
+    tables = (_OUTBOX, _LANES, _TOPICS, _PARKED, _DEAD_LETTERS, _RECEIPTS)
+    for script in (UUID7, _BUCKET, *tables, _ADD, ADD_TEXT, _LIMIT):
         run_script(script)
     op.execute("SELECT outbox_limit_messages(900000)")
 

@@ -20,9 +20,7 @@ CREATE FUNCTION outbox_message_max_bytes() RETURNS integer LANGUAGE sql IMMUTABL
 # The names of constraints are those of before: callers know them. Of headers in one part, what costs nothing to see
 # (as in engine_0006). The row stays out of the error, whose constraint and hint say enough.
 CHECK = """
-CREATE OR REPLACE FUNCTION outbox_check_message(
-    lane smallint, topic text, key bytea, headers bytea[], payload bytea, type text
-)
+CREATE FUNCTION outbox_check_message(lane smallint, topic text, key bytea, headers bytea[], payload bytea, type text)
 RETURNS boolean LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path FROM CURRENT AS $$
 DECLARE
     refused_by text := CASE

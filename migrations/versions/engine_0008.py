@@ -6,14 +6,15 @@ search path is set and reset around each call (docs/decisions/0013-one-constrain
 
 from alembic import op
 
-from migrations.versions import engine_0007
+from migrations.versions import engine_0001, engine_0007
 
 revision = "engine_0008"
 down_revision = "engine_0007"
 branch_labels = None
 depends_on = None
 
-# A UUID of version 4 differs from one of version 7 in what its first six bytes mean and in two bits of the version.
+# Of one random UUID, not two: one of version 4 differs from one of version 7 in what its first six bytes mean and in
+# two bits of the version.
 _UUID7 = """
 CREATE OR REPLACE FUNCTION outbox_uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
     SELECT encode(
@@ -24,22 +25,6 @@ CREATE OR REPLACE FUNCTION outbox_uuid7() RETURNS uuid LANGUAGE sql VOLATILE PAR
                 FROM 1 FOR 6
             ),
             52, 1), 53, 1),
-        'hex'
-    )::uuid
-$$
-"""
-# As in the first migration, which drew two.
-_UUID7_OF_TWO = """
-CREATE OR REPLACE FUNCTION outbox_uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
-    SELECT encode(
-        set_byte(
-            overlay(
-                uuid_send(gen_random_uuid())
-                PLACING substring(int8send(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3)
-                FROM 1 FOR 6
-            ),
-            6, (get_byte(uuid_send(gen_random_uuid()), 6) & 15) | 112
-        ),
         'hex'
     )::uuid
 $$
@@ -140,15 +125,6 @@ RETURNS uuid LANGUAGE sql VOLATILE AS $$
     SELECT {schema}.outbox_add(topic, convert_to(key, 'UTF8'), convert_to(payload, 'UTF8'), headers, type)
 $$
 """
-# As in the first migration.
-_ADD_TEXT_BEFORE = """
-CREATE OR REPLACE FUNCTION outbox_add(
-    topic text, key text, payload text, headers jsonb DEFAULT '{}', type text DEFAULT NULL
-)
-RETURNS uuid LANGUAGE sql VOLATILE SET search_path FROM CURRENT AS $$
-    SELECT outbox_add(topic, convert_to(key, 'UTF8'), convert_to(payload, 'UTF8'), headers, type)
-$$
-"""
 
 
 def upgrade() -> None:
@@ -158,5 +134,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for script in (_ADD_TEXT_BEFORE, engine_0007.ADD, engine_0007.CHECK, _UUID7_OF_TWO):
-        op.execute(script)
+    for script in (engine_0001.ADD_TEXT, engine_0007.ADD, engine_0007.CHECK, engine_0001.UUID7):
+        op.execute(script.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))

@@ -272,9 +272,9 @@ async def test_headers_that_are_none_are_refused(database_url: str, headers: lis
     ("refused_by", "hint", "insert"),
     [
         ("lane", "0 to 31", "(lane, topic, type) VALUES (-1, 'secret', 'secret')"),
+        ("lane", "0 to 31", "(lane, topic, type) VALUES (32, 'secret', 'secret')"),
         ("lane", "0 to 31", "(lane, key, topic, type) VALUES (32, 'secret', 'secret', 'secret')"),
         ("key_lane", "outbox_bucket", "(lane, key, topic, type) VALUES (0, 'another lane''s', 'secret', 'secret')"),
-        ("lane", "0 to 31", "(lane, topic, type) VALUES (32, 'secret', 'secret')"),
         ("topic", "249", "(topic, type) VALUES ('secret secret', 'secret')"),
         ("topic", "249", "(topic, type) VALUES (repeat('secret', 50), 'secret')"),
         ("topic", "249", "(topic, type) VALUES ('', 'secret')"),
