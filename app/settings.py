@@ -141,6 +141,8 @@ class ApiSettings(Part):
     """Length of a window, in whole seconds."""
     rate_limit_store: SecretStr | None = None
     """Where visitors are counted, as `async+redis://host:port/0`; each process counts for itself when not set."""
+    rate_limit_store_timeout: Duration = timedelta(milliseconds=250)
+    """How long a request waits for that store; then it goes on and is not counted."""
     trusted_proxies: str = ""
     """Addresses or networks of proxies whose `X-Forwarded-For` is believed, as `10.0.0.7,10.1.0.0/16`."""
     allowed_hosts: str = ""

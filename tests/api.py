@@ -20,7 +20,7 @@ from app.settings import Settings
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 """A database whose port nothing listens at."""
 
-_DEADLINES = ("api_database_deadline", "connect_timeout")
+_DEADLINES = ("api_database_deadline", "connect_timeout", "rate_limit_store_timeout")
 PROMPT: dict[str, Any] = {name: Settings.model_fields[name].default for name in _DEADLINES}
 """Deadlines as they are shipped, for tests in which the database fails and that is to be told soon."""
 _PATIENT: dict[str, Any] = dict.fromkeys(_DEADLINES, 30)
@@ -61,7 +61,7 @@ class Api:
 @asynccontextmanager
 async def api_on(database_url: str, *, readiness: Sequence[Readiness] = (), **overrides: object) -> AsyncIterator[Api]:
     """The API on this database, with these settings; unless they are given, without rate limits, and patient: a busy
-    machine may make PostgreSQL slow.
+    machine may make PostgreSQL and Redis slow.
     """
     given = {"rate_limit_writes": 0, "rate_limit_reads": 0} | _PATIENT | overrides
     settings = app_settings.load(_env_file=None, database_url=database_url, **given)

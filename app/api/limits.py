@@ -24,8 +24,6 @@ from app.settings import ApiSettings
 
 logger = log.get(__name__)
 
-_PATIENCE = timedelta(seconds=0.25)
-"""How long a request waits for Redis."""
 _PAUSE = timedelta(seconds=1)
 """How long Redis is not asked after it failed, so that its failure costs few requests any time."""
 _REDIS = ("async+redis://", "async+rediss://", "async+redis+unix://")
@@ -55,7 +53,8 @@ class Limits:
         self.writes = Budget("writes", settings.rate_limit_writes, window)
         self.strangers = Budget("strangers", settings.rate_limit_writes, window)
         """For requests with a wrong API key or none where one is needed."""
-        self._limiter = FixedWindowRateLimiter(_storage(settings.rate_limit_store))
+        self._patience = settings.rate_limit_store_timeout.total_seconds()
+        self._limiter = FixedWindowRateLimiter(_storage(settings.rate_limit_store, self._patience))
         self._skip_until = 0.0
 
     async def take(self, budget: Budget, visitor: str) -> dict[str, str]:
@@ -64,7 +63,7 @@ class Limits:
             return {}
         item = RateLimitItemPerSecond(budget.requests, _seconds(budget.window), namespace="outbox")
         try:
-            async with asyncio.timeout(_PATIENCE.total_seconds()):
+            async with asyncio.timeout(self._patience):
                 fits = await self._limiter.hit(item, budget.name, visitor)
                 stats = await self._limiter.get_window_stats(item, budget.name, visitor)
         except Exception as error:  # noqa: BLE001 - whatever a store raises, requests go on
@@ -87,7 +86,7 @@ def _seconds(window: timedelta) -> int:
     return max(1, round(window.total_seconds()))
 
 
-def _storage(setting: SecretStr | None) -> Any:
+def _storage(setting: SecretStr | None, patience: float) -> Any:
     if setting is None:
         return storage_from_string("async+memory://")
     wrong = ConfigurationError("RATE_LIMIT_STORE: must be like async+redis://host:6379/0 (or async+rediss:// for TLS)")
@@ -99,8 +98,8 @@ def _storage(setting: SecretStr | None) -> Any:
 
     options: dict[str, Any] = {
         "implementation": "redispy",
-        "socket_timeout": _PATIENCE.total_seconds(),
-        "socket_connect_timeout": _PATIENCE.total_seconds(),
+        "socket_timeout": patience,
+        "socket_connect_timeout": patience,
         # Its own repeats would only make requests wait.
         "retry": Retry(NoBackoff(), 0),
     }
