@@ -59,21 +59,19 @@ def plan(fetched: Fetched, *, messages: int, size: int, probes: bool) -> Plan:
     overtake a parked one of its key. Without `probes`, the probes of half-open topics stay parked: they may take
     until the deadline, and all lanes of the round would wait for them.
     """
+    taken = sorted(fetched.messages, key=_by_id)
     lists: defaultdict[tuple[int, int | None, str | None], list[OwedMessage]] = defaultdict(list)
-    for message in fetched.messages:
+    for message in taken:
         lists[message.lane, message.behind, message.topic if message.behind == 0 else None].append(message)
     horizon: dict[int, int] = {}
     full_lanes = set()
     for (lane, behind, _), members in lists.items():
-        members.sort(key=_by_id)
         if len(members) >= messages or sum([len(message.payload or b"") for message in members]) >= size:
             horizon[lane] = min(horizon.get(lane, members[-1].id), members[-1].id)
             if behind is None:
                 full_lanes.add(lane)
-    taken = fetched.messages
     if len(lists) > len({lane for lane, *_ in lists}):  # some lane has parked messages too
         taken = [m for m in taken if m.lane not in horizon or m.id <= horizon[m.lane]]
-    taken = sorted(taken, key=_by_id)
     send = [message for message in taken if message.held is None]
     left_out = [] if probes or not fetched.topics else [message for message in send if _is_probe(message, fetched)]
     return Plan(

@@ -76,7 +76,8 @@ class _AnyLengths:
 
 def _record(position: int, message: OwedMessage, lengths: "list[bytes] | _AnyLengths") -> bytes:
     """One record, its length first. All records of a batch have its timestamp, so their distance from it is 0."""
-    _, _, message_id, _, key, headers, payload, kind, created_at, *_ = message
+    # Named one by one: `*_` would make a list of the last three for each message.
+    _, _, message_id, _, key, headers, payload, kind, created_at, _, _, _ = message
     seconds, microseconds = divmod(created_at, 1_000_000)
     if len(headers) == 1:  # stored as they stand here
         ready = headers[0]

@@ -4,11 +4,12 @@ It speaks to asyncpg directly, as `relay.store` does.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 import asyncpg
+from pydantic_core import to_json
 
 from app import log
 from app.outbox.fingerprint import fingerprints
@@ -93,9 +94,9 @@ def _by_place(messages: Sequence[OwedMessage]) -> dict[tuple[int, int | None], l
     return places
 
 
-def _literal(numbers: Iterable[int]) -> str:
-    """The array of these numbers, as PostgreSQL reads it."""
-    return f"{{{str([*numbers])[1:-1]}}}"
+def _literal(numbers: Sequence[int]) -> str:
+    """The array of these numbers, as PostgreSQL reads it: as JSON has it, but for the brackets."""
+    return f"{{{to_json(numbers)[1:-1].decode()}}}"
 
 
 async def _delivered(connection: asyncpg.Connection, batches: Sequence[Delivered], *, receipts: bool) -> None:
