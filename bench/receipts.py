@@ -1,4 +1,6 @@
-"""What receipts cost: a row for each message, as before, or one for each confirmed batch (docs/decisions/0011)."""
+"""What receipts cost: a row for each message, as before, or one for each confirmed batch (docs/decisions/0011), which
+is told the ids of messages as text or as bytes (0018).
+"""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -90,15 +92,31 @@ async def _rows(connection: asyncpg.Connection, batches: Sequence[Delivered]) ->
     await connection.execute(_SETTLE_ROWS, *(f"{{{str(column)[1:-1]}}}" for column in columns))
 
 
+class _IdsAsText:
+    """A connection on which a settle tells the ids of messages as text."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    async def execute(self, statement: str, *values: object) -> str:
+        given = (f"{{{','.join(each)}}}" if isinstance(each, tuple) else each for each in values)
+        return str(await self._connection.execute(statement.replace("::uuid[]", "::text::uuid[]"), *given))
+
+
 async def _settling(services: Services, options: Options) -> Table:
     """The settle alone, and its commit: 2,000 messages of one lane in batches of 300 (a backlog), and one message."""
 
     async def settle(using: Settings, connection: asyncpg.Connection, batches: Sequence[Delivered]) -> None:
         await settlement.settle(connection, settlement.Settlement(delivered=list(batches)), using)
 
+    async def as_text(connection: asyncpg.Connection, batches: Sequence[Delivered]) -> None:
+        await settle(usual, _IdsAsText(connection), batches)
+
+    usual = services.settings()
     ways: dict[str, Settle] = {
         "a row a message": _rows,
-        "a row a batch": partial(settle, services.settings()),
+        "a row a batch, ids as text": as_text,
+        "a row a batch": partial(settle, usual),
         "none": partial(settle, services.settings(receipts=False)),
     }
     found = Found()

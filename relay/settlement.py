@@ -166,7 +166,7 @@ def _receipts(
         span = f"[{min(among)},{max(among)}]"  # printed alike, UUIDs sort as PostgreSQL sorts them
         kept.append(
             (
-                *(batch.messages[0].topic, batch.partition, batch.offset, span, f"{{{','.join(among)}}}"),
+                *(batch.messages[0].topic, batch.partition, batch.offset, span, among),
                 *(_literal(ids[those]), _literal(created_at[those]), _literal(prints[those])),
             )
         )

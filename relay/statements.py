@@ -44,14 +44,15 @@ TOGETHER = 16
 """Batches whose receipts one statement keeps."""
 _OF_A_BATCH = (
     *("text", "integer", "bigint", "text::outbox_message_id_range"),
-    *("text::uuid[]", "text::bigint[]", "text::bigint[]", "text::bigint[]"),
+    *("uuid[]", "text::bigint[]", "text::bigint[]", "text::bigint[]"),
 )
 
 
 @cache
 def receipts(batches: int) -> str:
-    """Keeps the receipts of so many batches, each a row: topic, partition, offset, span of the messages' ids; and, as
-    text, because asyncpg takes several times as long for lists, these ids, the rows', the moments and the fingerprints.
+    """Keeps the receipts of so many batches, each a row: topic, partition, offset, span of the messages' ids; these
+    ids; and, as text, because asyncpg takes several times as long for lists, the rows', the moments and the
+    fingerprints.
 
     A receipt says what the broker confirmed, so it does not ask whether the row is still there.
     """

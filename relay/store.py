@@ -5,6 +5,7 @@ cost about as much again as the fetch (docs/decisions).
 """
 
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,13 @@ _SESSION = {
 _FROM_1970_TO_2000 = 946_684_800_000_000
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_214_400_000_000  # the first and the last day of RFC 3339
 
+
+_UUID, _UUIDS = 2950, 2951
+"""The types uuid and uuid[]; what PostgreSQL itself has, has the same number in each database."""
+_ARRAY = struct.Struct(">iiiii")
+"""What precedes the elements of an array: dimensions, are there NULLs, type of the elements, how many, the first's
+number.
+"""
 
 _owed, _lane = partial(tuple.__new__, OwedMessage), partial(tuple.__new__, Lane)
 """A message, and a lane, of its row; half as dear as `_make`, which counts the columns."""
@@ -89,6 +97,9 @@ async def connect(settings: Settings) -> asyncpg.Connection:
         await connection.set_type_codec(
             "timestamptz", schema="pg_catalog", format="tuple", encoder=_from_microseconds, decoder=_to_microseconds
         )
+        connection._protocol.get_settings().add_python_codec(  # noqa: SLF001 - set_type_codec, but that refuses arrays
+            _UUIDS, "_uuid", "pg_catalog", [], "scalar", _from_uuids, bytes, "binary"
+        )
     except db.DRIVER_ERRORS as error:
         connection.terminate()
         raise db.unavailable(error) from error
@@ -102,6 +113,16 @@ def _from_microseconds(moment: int) -> tuple[int]:
 def _to_microseconds(encoded: tuple[int]) -> int:
     moment = encoded[0] + _FROM_1970_TO_2000
     return moment if _FIRST <= moment <= _LAST else min(max(moment, _FIRST), _LAST)
+
+
+def _from_uuids(texts: Sequence[str]) -> bytes:
+    """An array as PostgreSQL reads it fastest, of UUIDs as text: before each its length, 16. There is at least one.
+
+    To read text costs PostgreSQL more than all else about a receipt, and asyncpg makes objects of it first
+    (docs/decisions/0018-ids-of-receipts-go-as-bytes.md).
+    """
+    length = "00000010"
+    return _ARRAY.pack(1, 0, _UUID, len(texts), 1) + bytes.fromhex(length + length.join(texts).replace("-", ""))
 
 
 async def look(connection: asyncpg.Connection) -> Look:

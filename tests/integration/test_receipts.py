@@ -105,6 +105,12 @@ async def test_each_message_has_one_receipt_that_names_its_record(database_url: 
     await assess(database_url, broker, ledger.messages)
 
 
+@pytest.mark.parametrize("number", [1, 2, 1000])
+async def test_ids_arrive_as_they_were_given(slot: asyncpg.Connection, number: int) -> None:
+    ids = [str(uuid4()) for _ in range(number)]
+    assert await slot.fetchval("SELECT $1::uuid[]::text[]", ids) == ids
+
+
 async def test_receipts_can_be_switched_off(database_url: str) -> None:
     broker = Broker()
     async with connect(database_url) as connection, engine(database_url, broker, receipts=False):
